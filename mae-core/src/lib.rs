@@ -1,1 +1,3 @@
-//! placeholder
+//! Masked autoencoders on libtorch.
+
+pub mod checkpoint;
