@@ -43,12 +43,11 @@ need_python() {
   python3 -m pip --version >/dev/null 2>&1 || die "python3 has no pip." "install it: apt-get install python3-pip"
 }
 
-# need_disk FOLDER GB WHAT: refuses early, because a full disk in the middle of a download tells nothing.
+# need_disk FOLDER GB WHAT REMEDY: refuses early, because a full disk in the middle of a download tells nothing.
 need_disk() {
   local free
   free=$(df -Pk "$1" | awk 'NR == 2 {print int($4 / 1048576)}')
-  [ "$free" -ge "$2" ] || die "$3 needs $2 GB of free disk in $1, and there are $free GB." \
-    "free some, or set MAE_CACHE to a folder on another disk"
+  [ "$free" -ge "$2" ] || die "$3 needs $2 GB of free disk in $1, and there are $free GB." "$4"
 }
 
 # lock_cache NAME: one set-up of NAME at a time; the second waits for the first and finds its work done.
