@@ -66,3 +66,20 @@ duration() {
 
 # The help text of a script is the comment block at its top.
 show_help() { sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p;}' "$1"; }
+
+# stage NAME COMMAND...: runs one stage under a heading; its time goes into the table of stage_table.
+stages=()
+stage() {
+  local name=$1 begun=$SECONDS
+  shift
+  printf '\n' >&2
+  say "$name: $*"
+  "$@" || { stages+=("failed after $(duration $((SECONDS - begun)))|$name"); stage_table; die "the stage '$name' failed." "$*"; }
+  stages+=("$(duration $((SECONDS - begun)))|$name")
+}
+
+stage_table() {
+  local row
+  printf '\n' >&2
+  for row in "${stages[@]}"; do printf '  %-14s %s\n' "${row%%|*}" "${row#*|}" >&2; done
+}
