@@ -50,6 +50,19 @@ need_disk() {
   [ "$free" -ge "$2" ] || die "$3 needs $2 GB of free disk in $1, and there are $free GB." "$4"
 }
 
+# explain_pip LOG WHAT COMMAND OFFLINE: what pip said, in one line; COMMAND tries again, OFFLINE does without a network.
+explain_pip() {
+  local log=$1 cause
+  cause=$(grep -oEi 'connection refused|name or service not known|temporary failure in name resolution|network is unreachable|timed out|ProxyError|SSLError' "$log" | head -n 1 || true)
+  if grep -qi 'no space left' "$log"; then
+    die "the disk is full: pip could not store $2." "free some, or set MAE_CACHE to a folder on another disk; then $3"
+  elif [ -n "$cause" ] || grep -qE 'Retrying|ConnectionError' "$log"; then
+    die "no network: pip could not reach its package index${cause:+ ($cause)}." "$3 once there is one (or pip's proxy or mirror is set); offline: $4"
+  else
+    die "pip could not get $2: $(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log")" "check that 'python3 -m pip download --no-deps torch==$MAE_TORCH_VERSION' works; or $4"
+  fi
+}
+
 # lock_cache NAME: one set-up of NAME at a time; the second waits for the first and finds its work done.
 lock_cache() {
   mkdir -p "$MAE_CACHE" 2>/dev/null || die "the cache folder $MAE_CACHE cannot be made." "set MAE_CACHE to a folder you can write to"
