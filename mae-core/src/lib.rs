@@ -17,10 +17,14 @@
 pub mod arch;
 pub mod backbone;
 pub mod checkpoint;
+pub mod classify;
 pub mod engine;
 mod error;
 pub mod nn;
+pub mod onnx;
 pub mod ops;
+pub mod optim;
 pub mod params;
+pub mod pretrain;
 
 pub use error::{Error, Result};
