@@ -1,0 +1,5 @@
+//! The step and the loop around it.
+
+mod collective;
+
+pub use collective::{Collective, CollectiveError, SingleProcess};
