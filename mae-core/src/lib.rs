@@ -7,6 +7,7 @@
 //! | [`ops`] | the operations models are written over, and their eager interpreter |
 //! | [`nn`] | layers, initialisation, positions |
 //! | [`backbone`] | ConvNeXt V2, Hiera, ViT |
+//! | [`model`] | a network with its parameters: what a library user holds |
 //! | [`pretrain`] | masking, the masked autoencoders, the pixel loss |
 //! | [`classify`] | heads, classification losses, accuracy |
 //! | [`optim`] | AdamW and SGD with named state, parameter groups, schedules |
@@ -20,6 +21,7 @@ pub mod checkpoint;
 pub mod classify;
 pub mod engine;
 mod error;
+pub mod model;
 pub mod nn;
 pub mod onnx;
 pub mod ops;

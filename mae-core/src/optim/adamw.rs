@@ -69,16 +69,16 @@ impl AdamW {
                     }),
                 };
                 moments.step += 1;
-                param.f_mul_scalar_(1.0 - lr * group.weight_decay)?;
-                moments.exp_avg.f_lerp_(&grad, 1.0 - beta1)?;
+                let _ = param.f_mul_scalar_(1.0 - lr * group.weight_decay)?;
+                let _ = moments.exp_avg.f_lerp_(&grad, 1.0 - beta1)?;
                 let squared = grad.f_square()?.f_mul_scalar_(1.0 - beta2)?;
-                moments.exp_avg_sq.f_mul_scalar_(beta2)?.f_add_(&squared)?;
+                let _ = moments.exp_avg_sq.f_mul_scalar_(beta2)?.f_add_(&squared)?;
                 let bias1 = 1.0 - beta1.powi(moments.step as i32);
                 let bias2 = 1.0 - beta2.powi(moments.step as i32);
                 let denominator =
                     moments.exp_avg_sq.f_sqrt()?.f_div_scalar_(bias2.sqrt())?.f_add_scalar_(eps)?;
                 let update = moments.exp_avg.f_div(&denominator)?.f_mul_scalar_(-lr / bias1)?;
-                param.f_add_(&update)?;
+                let _ = param.f_add_(&update)?;
             }
         }
         Ok(())

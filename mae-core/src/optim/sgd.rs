@@ -45,7 +45,7 @@ impl Sgd {
                         none => none.insert(update).shallow_clone(),
                     };
                 }
-                param.f_sub_(&update.f_mul_scalar(lr)?)?;
+                let _ = param.f_sub_(&update.f_mul_scalar(lr)?)?;
             }
         }
         Ok(())
