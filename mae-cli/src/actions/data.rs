@@ -140,6 +140,7 @@ pub(super) fn to_device(batch: mae_data::Batch, device: Device) -> Result<engine
         images: tensor(Tensor::f_from_slice(&batch.images).and_then(|t| t.f_reshape(shape)))?,
         labels,
         targets,
+        noise: None,
         samples: batch.samples,
         valid: batch.valid as i64,
     })
