@@ -22,6 +22,16 @@ fn round_trip(value: &Value) -> Value {
     Checkpoint::open(&path).unwrap().root().clone()
 }
 
+#[test]
+fn values_cross_threads() {
+    // A save in the background needs both.
+    fn needs<T: Send + Sync>(_: &T) {}
+    let value = Value::Tensor(TensorView::deferred(&Tensor::from(1.5_f32)).unwrap());
+    needs(&value);
+    let read = std::thread::spawn(move || round_trip(&value)).join().unwrap();
+    assert_eq!(read.as_f64(), Some(1.5));
+}
+
 fn tensors() -> impl Strategy<Value = Value> {
     let dtype = proptest::sample::select(DType::all().collect::<Vec<_>>());
     (dtype, proptest::collection::vec(0_i64..4, 0..4)).prop_flat_map(|(dtype, shape)| {
