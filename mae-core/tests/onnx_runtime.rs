@@ -1,7 +1,7 @@
 //! Exported models in onnxruntime: Python with `onnx`, `onnxruntime` and `numpy` judges. `MAE_PYTHON` names the
 //! interpreter; without it the tests of this file say that they were skipped, and check the export alone.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
 use std::path::Path;
@@ -63,12 +63,14 @@ fn convnextv2_atto_and_hiera_tiny_agree() {
 /// The whole catalogue, which takes minutes and gigabytes: `cargo nextest run --run-ignored=only -E 'test(catalogue)'`.
 /// `MAE_ARCH` narrows it to the names that contain its value.
 #[test]
-#[ignore = "takes minutes and up to 8 GB of memory"]
+#[ignore = "takes minutes and up to 12 GB of memory"]
 fn the_catalogue_agrees() {
     let only = std::env::var("MAE_ARCH").unwrap_or_default();
     for arch in mae_core::arch::CATALOGUE.iter().filter(|arch| arch.name.contains(&only)) {
         let model = Model::new(arch, (224, 224), Purpose::Finetune);
-        for opset in [OLDEST_OPSET, 17, 20, NEWEST_OPSET] {
+        // What the operator set changes, the smaller ones show.
+        let large = model.params.numel() > 100_000_000;
+        for &opset in if large { &[17][..] } else { &[OLDEST_OPSET, 17, 20, NEWEST_OPSET] } {
             model.check(&format!("{}, opset {opset}", arch.name), opset, None, &[1, 3, 8]);
         }
     }
