@@ -81,7 +81,23 @@ fn large_tensors_can_be_in_another_file() {
         assert_eq!((entry(0).as_str(), offset % 4096), ("model.onnx.data", 0));
         assert_eq!(data[offset..offset + length], inside.raw_data[..]);
     }
-    assert_eq!(write(None).0.files, [path.clone()], "a small model needs no second file");
+    assert_eq!(write(None).0.files, std::slice::from_ref(&path), "a small model needs no second file");
+}
+
+#[test]
+fn a_model_too_large_for_one_file_is_refused_as_one() {
+    let declare = Declare::root();
+    let layer = Linear::declare(&declare.at("fc"), 8, 1 << 27, Init::Ones, Init::Ones);
+    // 4 GiB of weights that share one element.
+    let one = tch::Tensor::ones([1], (tch::Kind::Float, Device::Cpu));
+    let specs = declare.into_specs();
+    let params = Params::filled(specs, Device::Cpu, |spec| Ok(one.f_expand(&spec.shape, false)?)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let options = ExportOptions { external_data: Some(false), ..options(17) };
+    let path = folder.path().join("model.onnx");
+    let error = export(&path, &params, &options, |ops, x| ops.linear(x, &layer)).unwrap_err().to_string();
+    assert!(error.contains("and one ONNX file holds 2147483647. Let the tensors"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
