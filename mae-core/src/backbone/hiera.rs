@@ -141,15 +141,17 @@ impl Hiera {
     ///
     /// # Errors
     /// When the interpreter refuses an operation.
-    pub fn stages<F: Ops>(&self, ops: &F, mut x: F::Value, units: i64) -> Result<Vec<F::Value>> {
+    pub fn stages<F: Ops>(&self, ops: &F, x: F::Value, units: i64) -> Result<Vec<F::Value>> {
         let mut outputs = Vec::with_capacity(self.stage_ends.len());
+        let mut x = x;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = ops.scope(&format!("blocks.{index}"), || block.forward(ops, &x, units))?;
-            if self.stage_ends.contains(&index) {
-                let shape = ops.shape(&x);
-                outputs.push(ops.reshape(&x, &[-1, shape[1], shape[2]])?);
+            let y = ops.scope(&format!("blocks.{index}"), || block.forward(ops, &x, units))?;
+            let input = std::mem::replace(&mut x, y);
+            if index > 0 && self.stage_ends.contains(&(index - 1)) {
+                outputs.push(input);
             }
         }
+        outputs.push(x);
         Ok(outputs)
     }
 
@@ -217,7 +219,8 @@ impl HieraBlock {
         let normed = ops.layer_norm(x, &self.norm1)?;
         // Where the channels change, the residual is the projection of the normalised input, pooled like the queries.
         let residual = match &self.proj {
-            Some(proj) => Some(self.pool(ops, &ops.linear(&normed, proj)?)?),
+            Some(proj) if self.pool > 1 => Some(self.pool(ops, &ops.linear(&normed, proj)?)?),
+            Some(proj) => Some(ops.linear(&normed, proj)?),
             None => None,
         };
         let attended = ops.drop_path(self.attention(ops, &normed, units)?, self.drop_path[0])?;
@@ -247,10 +250,6 @@ impl HieraBlock {
     }
 
     fn pool<F: Ops>(&self, ops: &F, x: &F::Value) -> Result<F::Value> {
-        if self.pool == 1 {
-            let shape = ops.shape(x);
-            return ops.reshape(x, &[-1, shape[1], shape[2]]);
-        }
         let tokens = ops.shape(x)[1];
         ops.amax(&ops.reshape(x, &[-1, self.pool, tokens / self.pool, self.width])?, 1)
     }
