@@ -128,10 +128,12 @@ impl Model {
             return;
         };
         let _guard = tch::no_grad_guard();
-        let images =
-            common::image("", "input", &[IMAGES, options.channels, options.height, options.width]);
+        let images = common::image("", "input", &[IMAGES, options.channels, options.height, options.width]);
         let logits = self.classifier.logits(&Eager::new(&self.params), &images).unwrap();
-        assert!(logits.std(false).double_value(&[]) > 1e-2, "{name}: logits this even would hide a difference");
+        assert!(
+            logits.std(false).double_value(&[]) > 1e-2,
+            "{name}: logits this even would hide a difference"
+        );
         images.write_npy(folder.path().join("images.npy")).unwrap();
         logits.write_npy(folder.path().join("logits.npy")).unwrap();
         judge(name, python.as_ref(), folder.path());
