@@ -136,7 +136,9 @@ pub(super) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<(
     use std::io::Write;
     let folder = path.parent().unwrap_or(std::path::Path::new("."));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        // Readable by whom the umask lets read it, as any file that a program writes.
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
