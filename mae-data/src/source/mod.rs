@@ -100,13 +100,14 @@ impl Dataset {
             std::io::ErrorKind::NotFound => Error::NotFound { path: path.clone() },
             _ => Error::io("open", &path, e),
         })?;
-        let (storage, census) = if metadata.is_dir() {
+        let (storage, mut census) = if metadata.is_dir() {
             let folder::Folder { census, odd_paths } = folder::walk(&path)?;
             (Storage::Folder { root: path.clone(), odd_paths }, census)
         } else {
             let archive::Archive { map, census } = archive::open(&path, options)?;
             (Storage::Archive { path: path.clone(), map }, census)
         };
+        census.sort();
         let notes = census.notes();
         let Index { samples, labels, classes, digest } = census.index(&path, layout)?;
         for note in &notes {

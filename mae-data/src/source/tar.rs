@@ -53,6 +53,8 @@ pub enum Cause {
     Truncated,
     /// The bytes are not those of a tar archive.
     Malformed(String),
+    /// The compressed stream around the archive is damaged.
+    Corrupt(String),
     /// Reading failed.
     Io(io::Error),
     /// Writing a payload elsewhere failed.
@@ -108,9 +110,13 @@ impl<R: BufRead> Walker<R> {
         }
     }
 
-    /// Whether the marker that ends an archive, two blocks of zeros, was seen.
-    pub fn ended_with_marker(&self) -> bool {
-        self.end_marker
+    /// An error when the stream ended without the marker that ends an archive, two blocks of zeros. A stream that
+    /// nothing else vouches for may then be cut off between two members.
+    ///
+    /// # Errors
+    /// [`Cause::Truncated`].
+    pub fn expect_end_marker(&self) -> Result<(), TarError> {
+        if self.end_marker { Ok(()) } else { Err(self.failed(Cause::Truncated)) }
     }
 
     /// The next member, or `None` at the end. An unread payload of the one before is skipped.
@@ -125,7 +131,11 @@ impl<R: BufRead> Walker<R> {
         let mut pending = Pending::default();
         let mut zero_blocks = 0;
         loop {
-            let Some(header) = self.block(true)? else { return Ok(None) };
+            let Some(header) = self.block(true)? else {
+                // Some writers are content with half a marker.
+                self.end_marker = zero_blocks > 0;
+                return Ok(None);
+            };
             if header.iter().all(|&b| b == 0) {
                 zero_blocks += 1;
                 if zero_blocks == 2 {
@@ -351,7 +361,7 @@ impl<R: BufRead> Walker<R> {
             ErrorKind::UnexpectedEof => self.failed(Cause::Truncated),
             // What a decompressor says of bytes that it cannot understand.
             ErrorKind::InvalidData | ErrorKind::InvalidInput => {
-                self.failed(Cause::Malformed(error.to_string()))
+                self.failed(Cause::Corrupt(error.to_string()))
             }
             _ => self.failed(Cause::Io(error)),
         }
