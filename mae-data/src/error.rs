@@ -55,7 +55,7 @@ pub enum Error {
 
     /// Images, but none of them in a folder that would be its class.
     #[error(
-        "{path} has {images} images, but none in a class folder\n  help: put the images of each class into a folder named after it, as in CLASS/image.jpg"
+        "{path} has no image in a class folder, only at the top: {images}\n  help: put the images of each class into a folder named after it, as in CLASS/image.jpg"
     )]
     NoClassFolder {
         /// The folder or archive.

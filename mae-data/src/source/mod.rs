@@ -108,8 +108,11 @@ impl Dataset {
             (Storage::Archive { path: path.clone(), map }, census)
         };
         census.sort();
-        let notes = census.notes();
-        let Index { samples, labels, classes, digest } = census.index(&path, layout)?;
+        let mut notes = census.notes();
+        let Index { samples, labels, classes, digest, unlabelled } = census.index(&path, layout)?;
+        if unlabelled > 0 {
+            notes.push(format!("images outside the class folders, left out: {unlabelled}"));
+        }
         for note in &notes {
             tracing::warn!(source, "{note}");
         }
@@ -253,5 +256,4 @@ fn percent_decoded(text: &str) -> PathBuf {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -169,6 +169,16 @@ fn hostile_members_are_counted_and_left_out() {
 }
 
 #[test]
+fn images_outside_the_class_folders_are_noted() {
+    let place = Place::new();
+    let source = place.folder("f", &[("cat/a.png", sample_png(1)), ("b.png", sample_png(2))]);
+    let dataset = place.open(&source, Layout::ImageFolder).unwrap();
+    assert_eq!((dataset.len(), dataset.classes().len()), (1, 1));
+    assert_eq!(dataset.notes(), ["images outside the class folders, left out: 1"]);
+    assert_eq!(place.open(&source, Layout::Flat).unwrap().len(), 2);
+}
+
+#[test]
 fn circles_of_links_end() {
     let place = Place::new();
     let source = place.folder("f", &files());
@@ -176,7 +186,7 @@ fn circles_of_links_end() {
     symlink(place.path("nowhere"), place.path("f/cat/broken.png")).unwrap();
     let dataset = place.open(&source, Layout::ImageFolder).unwrap();
     assert_eq!(dataset.len(), 4);
-    assert_eq!(dataset.notes(), ["2 links or devices were not followed"]);
+    assert_eq!(dataset.notes(), ["links or devices, not followed: 2"]);
     // A link to a folder elsewhere is followed.
     symlink(place.path("f/cat"), place.path("f/tiger")).unwrap();
     assert_eq!(place.open(&source, Layout::ImageFolder).unwrap().classes(), ["cat", "dog", "tiger"]);
