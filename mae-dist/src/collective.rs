@@ -1,0 +1,283 @@
+//! `mae-core`'s [`Collective`] on a gloo group.
+//!
+//! Tensors are averaged in buckets: copied one after the other into a flat buffer, reduced in one
+//! operation, and copied back while the next bucket is under way.
+#![forbid(unsafe_code)]
+
+mod bucket;
+mod diagnosis;
+
+use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hasher};
+use std::net::{IpAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use mae_core::engine::{Collective, CollectiveError};
+use tch::{Device, Kind, Tensor};
+
+use crate::c10d::{GlooOptions, ProcessGroup, ReduceOp, Store, StoreRole, TcpStoreOptions};
+use crate::env::Worker;
+use crate::error::DistError;
+use bucket::Buckets;
+use diagnosis::Members;
+
+/// How long things may take, and how much is sent at once.
+#[derive(Debug, Clone)]
+pub struct GlooCollectiveOptions {
+    /// How long the processes may take to find each other. Workers on other nodes start later.
+    pub rendezvous_timeout: Duration,
+    /// How long one collective operation may take, waiting for the slowest rank included.
+    pub timeout: Duration,
+    /// After a failure: how long to wait for the other ranks to report, so as to name those that do not.
+    pub report_timeout: Duration,
+    /// Bytes that are averaged in one operation.
+    pub bucket_bytes: usize,
+}
+
+impl Default for GlooCollectiveOptions {
+    /// 10 minutes to meet and 5 for an operation, 3 seconds to report, 25 MiB at once (PyTorch's DDP).
+    fn default() -> Self {
+        Self {
+            rendezvous_timeout: Duration::from_secs(600),
+            timeout: Duration::from_secs(300),
+            report_timeout: Duration::from_secs(3),
+            bucket_bytes: 25 << 20,
+        }
+    }
+}
+
+/// A group of processes on gloo.
+///
+/// The first failure of an operation ends the group: its connections are closed, so that the other
+/// ranks fail too instead of waiting; the ranks report to the store, and the error names those that
+/// did not. Every later operation is an error that repeats the first one.
+#[derive(Debug)]
+pub struct GlooCollective {
+    state: RefCell<State>,
+    buckets: RefCell<Buckets>,
+    members: Members,
+    rank: usize,
+    world_size: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    Open(ProcessGroup),
+    Failed(String),
+}
+
+impl GlooCollective {
+    /// Meets the other workers, and returns when all are there.
+    ///
+    /// # Errors
+    /// [`DistError::Store`] or [`DistError::Operation`] if they are not within the timeout.
+    pub fn connect(worker: &Worker, options: &GlooCollectiveOptions) -> Result<Self, DistError> {
+        let serves = !worker.agent_store && worker.rank == 0;
+        let store = Store::tcp(&TcpStoreOptions {
+            host: worker.master_addr.clone(),
+            port: worker.master_port,
+            role: if serves { StoreRole::Server } else { StoreRole::Client },
+            world_size: Some(worker.world_size),
+            wait_for_workers: true,
+            timeout: options.rendezvous_timeout,
+            rank: Some(worker.rank),
+        })?;
+        Self::join(store, worker, options)
+    }
+
+    /// Forms the group over a store that the workers have joined already.
+    fn join(store: Store, worker: &Worker, options: &GlooCollectiveOptions) -> Result<Self, DistError> {
+        let members = Members::register(&store, worker, options.report_timeout)?;
+        let group = ProcessGroup::gloo(
+            &store,
+            &GlooOptions {
+                rank: worker.rank,
+                world_size: worker.world_size,
+                timeout: options.rendezvous_timeout,
+                interfaces: worker.interfaces.clone(),
+                address: is_loopback(&worker.master_addr).then(|| worker.master_addr.clone()),
+                threads: 2,
+            },
+        )?;
+        group.barrier()?;
+        group.set_timeout(options.timeout)?;
+        Ok(Self {
+            state: RefCell::new(State::Open(group)),
+            buckets: RefCell::new(Buckets::new(options.bucket_bytes)),
+            members,
+            rank: worker.rank,
+            world_size: worker.world_size,
+        })
+    }
+
+    /// Changes how long an operation that starts from now on may take. The first step of a run is the
+    /// slowest; after it a lost rank should be noticed sooner.
+    ///
+    /// # Errors
+    /// A group that has failed.
+    pub fn set_timeout(&self, timeout: Duration) -> Result<(), CollectiveError> {
+        self.run("set_timeout", |group| group.set_timeout(timeout))
+    }
+
+    /// Like [`barrier`](Collective::barrier), but rank 0 names the ranks that did not come.
+    ///
+    /// # Errors
+    /// A lost or late peer.
+    pub fn monitored_barrier(&self, timeout: Duration) -> Result<(), CollectiveError> {
+        self.run("monitored_barrier", |group| group.monitored_barrier(timeout))
+    }
+
+    /// Runs an operation on the open group, and closes the group if it fails.
+    fn run<R>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&ProcessGroup) -> Result<R, DistError>,
+    ) -> Result<R, CollectiveError> {
+        let mut state = self.state.borrow_mut();
+        let group = match &*state {
+            State::Open(group) => group,
+            State::Failed(first) => {
+                let reason = format!("the group was closed when an earlier operation failed ({first})");
+                return Err(CollectiveError { operation, rank: self.rank, reason });
+            }
+        };
+        run(group).map_err(|error| {
+            let mut error = self.error(operation, error);
+            // Dropping the group closes its connections: ranks that wait for this one fail now.
+            *state = State::Failed(format!("{}: {}", error.operation, error.reason));
+            if let Some(missing) = self.members.missing() {
+                error.reason = format!("{}; {missing}", error.reason);
+            }
+            error
+        })
+    }
+
+    fn error(&self, operation: &'static str, error: DistError) -> CollectiveError {
+        CollectiveError { operation, rank: self.rank, reason: error.to_string() }
+    }
+
+    /// Refuses tensors that gloo cannot take, before anything is sent.
+    fn check_tensors(
+        &self,
+        operation: &'static str,
+        tensors: &[Tensor],
+        expected: &'static str,
+        takes: impl Fn(Kind) -> bool,
+    ) -> Result<(), CollectiveError> {
+        let wrong = |tensor: &Tensor| tensor.device() != Device::Cpu || !takes(tensor.kind());
+        match tensors.iter().position(wrong) {
+            None => Ok(()),
+            Some(index) => {
+                let found = describe(&tensors[index]);
+                Err(self.error(operation, DistError::Tensor { operation, index, expected, found }))
+            }
+        }
+    }
+
+    /// Compares the tensors' kinds and shapes with those of rank 0, which gloo does not.
+    fn check_alike(&self, operation: &'static str, tensors: &[Tensor]) -> Result<(), CollectiveError> {
+        let mine: Vec<_> = tensors.iter().map(describe).collect();
+        let mut hasher = DefaultHasher::new();
+        mine.iter().for_each(|line| hasher.write(line.as_bytes()));
+        let digests = self.gather_bytes(&hasher.finish().to_le_bytes())?;
+        if digests.windows(2).all(|pair| pair[0] == pair[1]) {
+            return Ok(());
+        }
+        let lists = self.gather_bytes(mine.join("\n").as_bytes())?;
+        let lists: Vec<_> = lists.iter().map(|list| String::from_utf8_lossy(list)).collect();
+        let Some(rank) = lists.iter().position(|list| *list != lists[0]) else { return Ok(()) };
+        let (first, other): (Vec<_>, Vec<_>) = (lists[0].lines().collect(), lists[rank].lines().collect());
+        let index = first.iter().zip(&other).take_while(|(a, b)| a == b).count();
+        let at = |list: &[&str]| list.get(index).map_or("none".to_owned(), |line| (*line).to_owned());
+        let reason = format!(
+            "ranks 0 and {rank} hold different tensors: rank 0 has {} and rank {rank} has {}; tensor {index} is {} on \
+             rank 0 and {} on rank {rank}; all ranks must run the same program with the same spec",
+            first.len(),
+            other.len(),
+            at(&first),
+            at(&other)
+        );
+        Err(CollectiveError { operation, rank: self.rank, reason })
+    }
+}
+
+impl Collective for GlooCollective {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    fn average(&self, tensors: &mut [Tensor]) -> Result<(), CollectiveError> {
+        const OPERATION: &str = "all_reduce";
+        let floating = |kind| matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
+        self.check_tensors(OPERATION, tensors, "a floating tensor in main memory", floating)?;
+        self.run(OPERATION, |group| self.buckets.borrow_mut().average(group, tensors))
+    }
+
+    fn sum(&self, values: &mut [f64]) -> Result<(), CollectiveError> {
+        const OPERATION: &str = "all_reduce";
+        if values.is_empty() {
+            return Ok(());
+        }
+        self.run(OPERATION, |group| {
+            let tensor =
+                Tensor::f_from_slice(values).map_err(|error| group.tensor_error(OPERATION, &error))?;
+            let sum = group.all_reduce(tensor, ReduceOp::Sum)?.wait()?;
+            sum.f_copy_data(values, values.len()).map_err(|error| group.tensor_error(OPERATION, &error))
+        })
+    }
+
+    fn broadcast(&self, tensors: &mut [Tensor]) -> Result<(), CollectiveError> {
+        const OPERATION: &str = "broadcast";
+        self.check_tensors(OPERATION, tensors, "a tensor in main memory", |_| true)?;
+        self.check_alike(OPERATION, tensors)?;
+        let bytes = self.buckets.borrow().bytes();
+        self.run(OPERATION, |group| group.broadcast_coalesced(tensors, bytes, 0))
+    }
+
+    fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        const OPERATION: &str = "all_gather";
+        self.run(OPERATION, |group| {
+            let failed = |error: tch::TchError| group.tensor_error(OPERATION, &error);
+            let length = Tensor::f_from_slice(&[bytes.len() as i64]).map_err(failed)?;
+            let gathered = group.all_gather_into_tensor(length)?.wait()?;
+            let mut lengths = vec![0i64; self.world_size];
+            gathered.f_copy_data(&mut lengths, self.world_size).map_err(failed)?;
+            let lengths: Vec<_> = lengths.into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect();
+            let longest = lengths.iter().copied().max().unwrap_or(0);
+            if longest == 0 {
+                return Ok(vec![Vec::new(); self.world_size]);
+            }
+            // All ranks send as much as the longest.
+            let mut padded = bytes.to_vec();
+            padded.resize(longest, 0);
+            let padded = Tensor::f_from_slice(&padded).map_err(failed)?;
+            let gathered = group.all_gather_into_tensor(padded)?.wait()?;
+            let mut flat = vec![0u8; longest * self.world_size];
+            let total = flat.len();
+            gathered.f_copy_data_u8(&mut flat, total).map_err(failed)?;
+            Ok(flat.chunks(longest).zip(lengths).map(|(chunk, length)| chunk[..length].to_vec()).collect())
+        })
+    }
+
+    fn barrier(&self) -> Result<(), CollectiveError> {
+        self.run("barrier", ProcessGroup::barrier)
+    }
+}
+
+fn describe(tensor: &Tensor) -> String {
+    format!("{:?} {:?} on {:?}", tensor.kind(), tensor.size(), tensor.device())
+}
+
+/// Whether all processes must be on this machine, since that is where they meet.
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => (host, 0)
+            .to_socket_addrs()
+            .is_ok_and(|mut found| found.len() > 0 && found.all(|address| address.ip().is_loopback())),
+    }
+}

@@ -1,0 +1,5 @@
+//! placeholder
+/// placeholder
+pub struct LocalLauncher;
+/// placeholder
+pub struct Stream;
