@@ -26,7 +26,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<()> {
     let mut task = run.progress.items("Evaluating", total as u64);
     let mut done = 0;
     for batch in loader.epoch(0, 0) {
-        let batch = data::to_device(batch?, run.device)?;
+        let batch = data::counted_to_device(batch?, run.device)?;
         evaluation.add(&batch)?;
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));
