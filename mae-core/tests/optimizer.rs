@@ -167,7 +167,7 @@ fn check_trajectory(name: &str, case: &Value) {
         },
         _ => LrSchedule::MultiStep { lr, milestones: vec![88, 96], gamma: 0.1 },
     };
-    let smoothing = config["smoothing"].as_f64().or(config["label_smoothing"].as_f64()).unwrap_or(0.1);
+    let smoothing = config["dataset__augmentation__smoothing"].as_f64().unwrap_or(0.1);
     let trainer_config = TrainerConfig {
         seed: 0,
         precision: Precision::Fp32,
