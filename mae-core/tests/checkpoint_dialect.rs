@@ -87,12 +87,14 @@ fn foreign_checkpoints_load_what_upstream_loads_and_more() {
         let upstream = description["upstream"]["loaded_keys"].as_object();
         for (name, tensor) in upstream.into_iter().flatten() {
             let assignment = plan.assignments.iter().find(|assignment| &assignment.target == name);
-            let found = assignment.unwrap_or_else(|| panic!("{file}: {name} is not loaded")).to_tensor().unwrap();
+            let found =
+                assignment.unwrap_or_else(|| panic!("{file}: {name} is not loaded")).to_tensor().unwrap();
             check_tensor(name, &TensorView::from_tensor(&found).unwrap(), tensor);
         }
         // Whatever upstream does not manage has the values of the rule, too.
         for assignment in &plan.assignments {
-            if assignment.transforms.iter().any(|transform| matches!(transform, Transform::Positions { .. })) {
+            if assignment.transforms.iter().any(|transform| matches!(transform, Transform::Positions { .. }))
+            {
                 continue;
             }
             let tensor = assignment.to_tensor().unwrap();
@@ -138,7 +140,8 @@ fn lightning_checkpoints_initialise_a_finetuning_and_load_in_full() {
     // A finetuned model is not in a pretraining checkpoint.
     let refused = plan(&source, &finetune, Family::ConvNeXtV2, Role::Full).unwrap_err();
     assert!(matches!(refused, Error::LoadRefused { .. }));
-    let tuned = Checkpoint::open(folder.join("lightning_finetune_atto/model_epoch_000_step_00002.pth")).unwrap();
+    let tuned =
+        Checkpoint::open(folder.join("lightning_finetune_atto/model_epoch_000_step_00002.pth")).unwrap();
     let four = target(&catalog, "convnextv2_atto", "finetune", 4);
     let full = plan(&tuned.state_dict().unwrap(), &four, Family::ConvNeXtV2, Role::Full).unwrap();
     assert!(full.report.missing.is_empty() && full.report.skipped.is_empty());
@@ -182,7 +185,8 @@ fn the_report_reads_well() {
 
 #[test]
 fn another_architecture_is_refused() {
-    let resnet = synthetic(&[("layer1.0.conv1.weight", &[8, 8, 3, 3]), ("bn1.weight", &[8]), ("fc.weight", &[10, 8])]);
+    let resnet =
+        synthetic(&[("layer1.0.conv1.weight", &[8, 8, 3, 3]), ("bn1.weight", &[8]), ("fc.weight", &[10, 8])]);
     let vit = model(&[("cls_token", &[1, 1, 8]), ("head.weight", &[10, 8])]);
     insta::assert_snapshot!(plan(&resnet, &vit, Family::Vit, Role::Finetune).unwrap_err().to_string());
     let larger = synthetic(&[("cls_token", &[1, 1, 16]), ("norm.weight", &[16])]);

@@ -111,7 +111,8 @@ fn foreign_files_have_the_described_content() {
 fn views_of_one_storage_share_it() {
     for name in ["dtypes_and_layouts.pth", "dtypes_and_layouts_legacy.pth"] {
         let checkpoint = Checkpoint::open(goldens().join("checkpoints/foreign").join(name)).unwrap();
-        let tensor = |key: &str| checkpoint.root().get_path(&["state_dict", key]).unwrap().as_tensor().unwrap();
+        let tensor =
+            |key: &str| checkpoint.root().get_path(&["state_dict", key]).unwrap().as_tensor().unwrap();
         for key in ["view_a", "view_b", "strided_slice"] {
             assert!(tensor(key).shares_storage_with(tensor("whole")), "{name} {key}");
         }
@@ -157,7 +158,8 @@ fn third_party_files() {
         let tensors = description["tensors"].as_array().unwrap();
         assert_eq!(tensors.len() as u64, description["n_tensors"].as_u64().unwrap());
         for expected in tensors {
-            let keys: Vec<&str> = expected["path"].as_array().unwrap().iter().map(|k| k.as_str().unwrap()).collect();
+            let keys: Vec<&str> =
+                expected["path"].as_array().unwrap().iter().map(|k| k.as_str().unwrap()).collect();
             let value = checkpoint.root().get_path(&keys);
             let Some(Value::Tensor(view)) = value else { panic!("{name} {keys:?}: {value:?}") };
             check_tensor(&format!("{name} {keys:?}"), view, expected);
@@ -167,7 +169,9 @@ fn third_party_files() {
             assert!(close(*view.to_f64_vec().unwrap().last().unwrap(), last), "{name} {keys:?}");
             let tensor = view.to_tensor().unwrap();
             let sum: f64 = tensor.sum(tch::Kind::Double).double_value(&[]);
-            assert!((sum - number(&expected["sum"])).abs() <= 1e-6 * number(&expected["l2"]).max(1e-9) * 100.0);
+            assert!(
+                (sum - number(&expected["sum"])).abs() <= 1e-6 * number(&expected["l2"]).max(1e-9) * 100.0
+            );
         }
         assert!(checkpoint.state_dict().unwrap().len() <= tensors.len());
     }

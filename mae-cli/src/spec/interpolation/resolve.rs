@@ -10,6 +10,10 @@ use crate::spec::value::{Map, Node, Value};
 /// Deepest chain of references.
 const MAX_CHAIN: usize = 64;
 
+/// Most references that one resolver follows, and longest text it builds: `${b}${b}` doubles at every level.
+const MAX_REFERENCES: usize = 20_000;
+const MAX_TEXT: usize = 1 << 20;
+
 /// What resolvers read besides the tree.
 pub struct Context<'a> {
     /// The environment.
@@ -26,12 +30,13 @@ pub struct Resolver<'a> {
     context: &'a Context<'a>,
     /// Paths that are being resolved, to find cycles.
     chain: Vec<String>,
+    references: usize,
 }
 
 impl<'a> Resolver<'a> {
     /// A resolver for a composed tree.
     pub fn new(root: &'a Map, context: &'a Context<'a>) -> Self {
-        Self { root, context, chain: Vec::new() }
+        Self { root, context, chain: Vec::new(), references: 0 }
     }
 
     /// The value of the node at `path` without interpolations, converted to its field's type.
@@ -43,6 +48,10 @@ impl<'a> Resolver<'a> {
             Value::Str(text) if node.value.is_interpolation() => {
                 if self.chain.len() >= MAX_CHAIN || self.chain.iter().any(|seen| seen == path) {
                     return Err(self.fault(path, node, "the interpolation leads back to itself"));
+                }
+                self.references += 1;
+                if self.references > MAX_REFERENCES {
+                    return Err(located(too_large(), path, node));
                 }
                 self.chain.push(path.to_owned());
                 let value = self.text(path, text);
@@ -103,6 +112,9 @@ impl<'a> Resolver<'a> {
             match part {
                 Part::Text(text) => out.push_str(text),
                 part => out.push_str(&self.part(path, part)?.to_text()),
+            }
+            if out.len() > MAX_TEXT {
+                return Err(too_large());
             }
         }
         Ok(Value::Str(out))
@@ -290,6 +302,10 @@ impl<'a> Resolver<'a> {
     fn fault(&self, path: &str, node: &Node, problem: &str) -> Error {
         located(error(problem), path, node)
     }
+}
+
+fn too_large() -> Error {
+    Error::new(Kind::TooLarge, "the interpolations multiply each other").remedy("write the value itself")
 }
 
 fn error(problem: impl Into<String>) -> Error {

@@ -172,6 +172,15 @@ impl<'a> Reader<'a> {
         Error::new(Kind::YamlSyntax, problem).at(origin)
     }
 
+    /// Counts nodes against the limit.
+    fn spend(&mut self, nodes: usize, origin: &Origin) -> Result<()> {
+        self.nodes = self.nodes.saturating_add(nodes);
+        if self.nodes > MAX_NODES {
+            return Err(self.too_large(origin, "the spec has far too many values, aliases counted"));
+        }
+        Ok(())
+    }
+
     fn too_large(&self, origin: &Origin, what: &str) -> Error {
         Error::new(Kind::TooLarge, what.to_owned())
             .at(origin)
@@ -234,11 +243,8 @@ impl<'a> Reader<'a> {
                 },
                 Event::Alias(id) => match self.anchors.get(&id) {
                     Some((node, size)) => {
-                        self.nodes += size;
-                        if self.nodes > MAX_NODES {
-                            return Err(self.too_large(&origin, "aliases make this spec far too large"));
-                        }
-                        let node = node.clone();
+                        let (node, size) = (node.clone(), *size);
+                        self.spend(size, &origin)?;
                         Some((node, 0))
                     }
                     None => {
@@ -249,7 +255,9 @@ impl<'a> Reader<'a> {
             };
             let Some((node, anchor)) = done else { continue };
             if anchor > 0 {
+                // The copy counts too, else anchors around anchors would multiply memory.
                 let size = count(&node);
+                self.spend(size, &node.origin)?;
                 self.anchors.insert(anchor, (node.clone(), size));
             }
             match stack.last_mut() {
@@ -278,10 +286,7 @@ impl<'a> Reader<'a> {
     }
 
     fn place_in(&mut self, open: &mut Open, node: Node) -> Result<()> {
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(self.too_large(&node.origin, "the spec has far too many values"));
-        }
+        self.spend(1, &node.origin)?;
         let as_value = |mut node: Node| {
             if matches!(&node.value, Value::Bytes(bytes) if bytes == MERGE) {
                 node.value = Value::Str("<<".to_owned());

@@ -105,7 +105,11 @@ impl Freezer<'_> {
     fn text(&mut self, len: usize) -> Result<()> {
         match self.text_left.checked_sub(len) {
             Some(left) => self.text_left = left,
-            None => return Err(self.limit("the pickle expands to too much text", format!("{MIN_TEXT_BYTES} bytes"))),
+            None => {
+                return Err(
+                    self.limit("the pickle expands to too much text", format!("{MIN_TEXT_BYTES} bytes"))
+                );
+            }
         }
         Ok(())
     }
@@ -144,7 +148,9 @@ fn class_of(global: &Global) -> String {
         Global::RebuildTensor | Global::RebuildTensorV2 => "torch._utils._rebuild_tensor_v2",
         Global::RebuildParameter => "torch._utils._rebuild_parameter",
         Global::RebuildFromType => "torch._tensor._rebuild_from_type_v2",
-        Global::Storage(dtype) => return format!("torch.{}", dtype.map_or("UntypedStorage", |d| d.storage_class())),
+        Global::Storage(dtype) => {
+            return format!("torch.{}", dtype.map_or("UntypedStorage", |d| d.storage_class()));
+        }
         Global::Size => "torch.Size",
         Global::Device => "torch.device",
         Global::TorchDType(dtype) => return format!("torch.{dtype}"),
