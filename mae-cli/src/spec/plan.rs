@@ -6,6 +6,7 @@ use super::interpolation::{Context, Resolver};
 use super::schema::{self, Compat, Spec};
 use super::value::{Map, Node, Value, select, select_mut};
 use super::yaml;
+use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +53,7 @@ impl Action {
 }
 
 /// A checked spec for one action. Its fields are those of [`Spec`], e.g. `plan.train.optim.lr`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plan {
     action: Action,
     spec: Spec,
@@ -68,6 +69,17 @@ impl Deref for Plan {
     type Target = Spec;
     fn deref(&self) -> &Spec {
         &self.spec
+    }
+}
+
+/// The trees are left out: they repeat the spec.
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan")
+            .field("action", &self.action)
+            .field("results_dir", &self.results_dir)
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
     }
 }
 

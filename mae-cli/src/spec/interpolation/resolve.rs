@@ -3,7 +3,7 @@
 use super::{Element, Part, arithmetic, parser};
 use crate::spec::convert;
 use crate::spec::error::{Error, Kind, Origin, Result};
-use crate::spec::python;
+use crate::spec::primitive::primitive;
 use crate::spec::schema::{self, Found};
 use crate::spec::value::{Map, Node, Value};
 
@@ -11,7 +11,7 @@ use crate::spec::value::{Map, Node, Value};
 const MAX_CHAIN: usize = 64;
 
 /// Most references that one resolver follows, and longest text it builds: `${b}${b}` doubles at every level.
-const MAX_REFERENCES: usize = 20_000;
+const MAX_REFERENCES: usize = 10_000;
 const MAX_TEXT: usize = 1 << 20;
 
 /// What resolvers read besides the tree.
@@ -163,17 +163,13 @@ impl<'a> Resolver<'a> {
             full.extend(parents[..depth].iter().map(|name| (*name).to_owned()));
         }
         full.extend(keys.iter().flat_map(|key| key.split('.')).map(str::to_owned));
-        let root = self.root;
-        let mut map = Some(root);
-        let mut node: Option<&Node> = None;
-        let mut owned: Option<Value> = None;
+        let mut cursor = Cursor::Root(self.root);
         let mut at = String::new();
         for name in &full {
-            let next = match (&owned, map, node.map(|node| &node.value)) {
-                (Some(value), ..) => child(value, name).cloned(),
-                (None, _, Some(Value::List(items))) => index(items, name).cloned(),
-                (None, Some(map), _) => map.get(name).cloned(),
-                (None, None, _) => None,
+            let next = match &cursor {
+                Cursor::Root(map) => map.get(name).map(Cursor::Node),
+                Cursor::Node(node) => child(&node.value, name).map(Cursor::Node),
+                Cursor::Value(value) => child(value, name).map(|node| Cursor::Value(node.value.clone())),
             };
             let Some(next) = next else { return Ok(None) };
             at = match name.parse::<usize>() {
@@ -181,22 +177,17 @@ impl<'a> Resolver<'a> {
                 _ if at.is_empty() => name.clone(),
                 _ => format!("{at}.{name}"),
             };
-            if next.value.is_interpolation() {
-                owned = Some(self.resolve(&at, &next)?);
-                continue;
-            }
-            match (&owned, map.and_then(|map| map.get(name))) {
-                (None, Some(real)) => {
-                    map = if let Value::Map(inner) = &real.value { Some(inner) } else { None };
-                    node = Some(real);
+            cursor = match next {
+                Cursor::Node(node) if node.value.is_interpolation() => {
+                    Cursor::Value(self.resolve(&at, node)?)
                 }
-                _ => owned = Some(next.value),
-            }
+                next => next,
+            };
         }
-        let value = match (owned, node) {
-            (Some(value), _) => value,
-            (None, Some(node)) => self.resolve(&at, node)?,
-            (None, None) => return Ok(None),
+        let value = match cursor {
+            Cursor::Value(value) => value,
+            Cursor::Node(node) => self.resolve(&at, node)?,
+            Cursor::Root(_) => return Ok(None),
         };
         Ok(Some((at, value)))
     }
@@ -279,7 +270,9 @@ impl<'a> Resolver<'a> {
                 value => Ok(Value::Str(value.to_text())),
             },
             Element::Unquoted(parts) => match parts.as_slice() {
-                [Part::Text(text)] => Ok(plain(text)),
+                [Part::Text(text)] => {
+                    primitive(text).ok_or_else(|| error("the integer is too large for any field"))
+                }
                 parts => self.parts(path, parts),
             },
             Element::List(items) => Ok(Value::List(
@@ -304,6 +297,13 @@ impl<'a> Resolver<'a> {
     }
 }
 
+/// Where a walk along a path stands: in the tree, or in a value that an interpolation gave.
+enum Cursor<'a> {
+    Root(&'a Map),
+    Node(&'a Node),
+    Value(Value),
+}
+
 fn too_large() -> Error {
     Error::new(Kind::TooLarge, "the interpolations multiply each other").remedy("write the value itself")
 }
@@ -318,25 +318,6 @@ fn located(error: Error, path: &str, node: &Node) -> Error {
         return error;
     }
     error.key(path).value(node.value.shown()).at(&node.origin)
-}
-
-/// What unquoted text in an argument means: a number, a boolean, null or text.
-fn plain(text: &str) -> Value {
-    let whole = text.trim_start_matches(['+', '-']);
-    let leading_zero =
-        whole.len() > 1 && whole.starts_with('0') && whole.bytes().all(|byte| byte.is_ascii_digit());
-    match text.to_ascii_lowercase().as_str() {
-        "null" => Value::Null,
-        "true" => Value::Bool(true),
-        "false" => Value::Bool(false),
-        "infinity" | "+infinity" | "-infinity" => Value::Str(text.to_owned()),
-        _ if leading_zero => Value::Str(text.to_owned()),
-        lower => match (python::parse_int(lower), python::parse_float(lower)) {
-            (Some(value), _) => Value::Int(value),
-            (None, Some(value)) => Value::Float(value),
-            (None, None) => Value::Str(text.to_owned()),
-        },
-    }
 }
 
 fn child<'v>(value: &'v Value, name: &str) -> Option<&'v Node> {
