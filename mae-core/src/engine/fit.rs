@@ -44,7 +44,7 @@ pub trait Hooks<E> {
     ///
     /// # Errors
     /// The caller's.
-    fn validated(&mut self, epoch: u64, metrics: &Metrics) -> Result<(), E>;
+    fn validated(&mut self, trainer: &Trainer<'_>, metrics: &Metrics) -> Result<(), E>;
 
     /// An epoch is done; a checkpoint of it, if one is due, follows.
     ///
@@ -172,7 +172,7 @@ pub fn fit<E: From<Error>>(
         let due = (epoch + 1) % config.validation_interval.max(1) == 0 || epoch + 1 == config.epochs;
         let validation = if due { validate(trainer, data)? } else { None };
         if let Some(metrics) = &validation {
-            hooks.validated(epoch, metrics)?;
+            hooks.validated(trainer, metrics)?;
         }
         let (train_loss, step) = (trainer.epoch_loss(), trainer.cursor().step);
         hooks.epoch_done(&EpochReport { epoch, train_loss, lr, validation, step })?;

@@ -10,17 +10,10 @@ pub struct ParamGroup {
     pub weight_decay: f64,
     /// The scale that layer decay gives the group; absent in pretraining.
     pub lr_scale: Option<f64>,
-    /// Whether the scale is applied. TAO stores it and never does.
-    pub scale_applied: bool,
+    /// What the learning rate is multiplied by: 1 where TAO only stores its scale.
+    pub applied_scale: f64,
     /// The group's parameters, in state-dict order.
     pub params: Vec<ParamId>,
-}
-
-impl ParamGroup {
-    /// What the learning rate is multiplied by.
-    pub fn applied_scale(&self) -> f64 {
-        if self.scale_applied { self.lr_scale.unwrap_or(1.0) } else { 1.0 }
-    }
 }
 
 /// How parameters are grouped.
@@ -39,6 +32,8 @@ pub enum GroupRule {
         layer_decay: f64,
         /// Whether it is applied.
         applied: bool,
+        /// Factor of the learning rate below the head; 1 in TAO.
+        backbone_multiplier: f64,
     },
 }
 
@@ -51,7 +46,7 @@ pub fn param_groups(params: &Params, weight_decay: f64, rule: GroupRule) -> Vec<
             let group = |decays: bool| ParamGroup {
                 weight_decay: if decays { weight_decay } else { 0.0 },
                 lr_scale: None,
-                scale_applied: false,
+                applied_scale: 1.0,
                 params: params
                     .trainable()
                     .filter(|(_, spec, _)| exempt(spec) != decays)
@@ -60,18 +55,22 @@ pub fn param_groups(params: &Params, weight_decay: f64, rule: GroupRule) -> Vec<
             };
             vec![group(false), group(true)]
         }
-        GroupRule::Finetune { family, layer_decay, applied } => {
-            let mut keys: Vec<(usize, bool)> = Vec::new();
+        GroupRule::Finetune { family, layer_decay, applied, backbone_multiplier } => {
+            let mut keys: Vec<(usize, bool, bool)> = Vec::new();
             let mut groups: Vec<ParamGroup> = Vec::new();
             for (id, spec, _) in params.trainable() {
                 let decays = decays_in_finetuning(family, spec);
                 let (layer, head) = layer_id(family, &spec.name, applied);
-                let index = keys.iter().position(|key| *key == (layer, decays)).unwrap_or_else(|| {
-                    keys.push((layer, decays));
+                let is_head = backbone_multiplier != 1.0 && spec.name.starts_with("head.");
+                let key = (layer, decays, is_head);
+                let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+                    keys.push(key);
+                    let scale = layer_decay.powi((head - layer) as i32);
+                    let multiplier = if is_head { 1.0 } else { backbone_multiplier };
                     groups.push(ParamGroup {
                         weight_decay: if decays { weight_decay } else { 0.0 },
-                        lr_scale: Some(layer_decay.powi((head - layer) as i32)),
-                        scale_applied: applied,
+                        lr_scale: Some(scale),
+                        applied_scale: multiplier * if applied { scale } else { 1.0 },
                         params: Vec::new(),
                     });
                     groups.len() - 1

@@ -99,8 +99,8 @@ fn stored_groups(groups: &[ParamGroup], kind: OptimizerKind, lr: f64, initial_lr
             StoredGroup {
                 weight_decay: group.weight_decay,
                 lr_scale: group.lr_scale,
-                lr: lr * group.applied_scale(),
-                initial_lr: Some(initial_lr * group.applied_scale()),
+                lr: lr * group.applied_scale,
+                initial_lr: Some(initial_lr * group.applied_scale),
                 kind,
                 params: (first..next).collect(),
             }
