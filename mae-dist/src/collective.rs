@@ -164,7 +164,8 @@ impl GlooCollective {
         expected: &'static str,
         takes: impl Fn(Kind) -> bool,
     ) -> Result<(), CollectiveError> {
-        let wrong = |tensor: &Tensor| tensor.device() != Device::Cpu || !takes(tensor.kind());
+        let wrong =
+            |tensor: &Tensor| !tensor.defined() || tensor.device() != Device::Cpu || !takes(tensor.kind());
         match tensors.iter().position(wrong) {
             None => Ok(()),
             Some(index) => {
@@ -269,6 +270,9 @@ impl Collective for GlooCollective {
 }
 
 fn describe(tensor: &Tensor) -> String {
+    if !tensor.defined() {
+        return "an undefined tensor".into();
+    }
     format!("{:?} {:?} on {:?}", tensor.kind(), tensor.size(), tensor.device())
 }
 
