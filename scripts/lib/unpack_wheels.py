@@ -3,10 +3,10 @@
 Usage: unpack_wheels.py WHEEL_FOLDER TARGET
 
 Keeps the wheels' layout (torch/lib beside nvidia/...), because the libraries find each other by it.
+Exit code 0: unpacked. 1: it could not be, and one line on standard error says why.
 """
 import fnmatch
 import pathlib
-import shutil
 import sys
 import zipfile
 
@@ -27,20 +27,24 @@ KEEP = [
 
 
 def main() -> int:
-    wheels, target = map(pathlib.Path, sys.argv[1:3])
+    if len(sys.argv) != 3:
+        print(__doc__.strip(), file=sys.stderr)
+        return 1
+    wheels, target = map(pathlib.Path, sys.argv[1:])
     found = sorted(wheels.glob("*.whl"))
     if not found:
         print(f"no wheel in {wheels}", file=sys.stderr)
         return 1
     for wheel in found:
-        with zipfile.ZipFile(wheel) as archive:
-            for info in archive.infolist():
-                if info.is_dir() or not any(fnmatch.fnmatchcase(info.filename, p) for p in KEEP):
-                    continue
-                path = target / info.filename
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(info) as source, open(path, "wb") as out:
-                    shutil.copyfileobj(source, out, 1 << 20)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                for info in archive.infolist():
+                    if any(fnmatch.fnmatchcase(info.filename, pattern) for pattern in KEEP):
+                        # extract() keeps every name inside the target and checks the sum of each file.
+                        archive.extract(info, target)
+        except (OSError, zipfile.BadZipFile) as error:
+            print(f"{wheel.name}: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -1,0 +1,255 @@
+//! What the user typed.
+//!
+//! The rules are upstream's: one sub-command, `-e` before or after it (the last one wins, long names may be cut short),
+//! overrides anywhere after the sub-command. Two differ: a usage error exits with 1, not 2, because 2 means that a run
+//! failed; and the command line is never split a second time, so paths with blanks work.
+
+use crate::spec::schema::{self, Found};
+use crate::spec::{self, Action, Kind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Trains and uses masked autoencoders: ConvNeXt V2, ViT and Hiera.
+///
+/// Reads the spec files and overrides of NVIDIA TAO's `mae`.
+#[derive(Debug, Parser)]
+#[command(name = "mae", version, propagate_version = true, infer_long_args = true, args_override_self = true)]
+pub struct Args {
+    /// Spec file in YAML.
+    #[arg(short = 'e', long = "experiment_spec_file", value_name = "FILE", global = true)]
+    pub spec: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum Command {
+    /// Pretrain a masked autoencoder, or finetune a classifier
+    Train(Overrides),
+    /// Measure the accuracy of a finetuned model
+    Evaluate(Overrides),
+    /// Write the class of each image of a folder or archive
+    Inference(Overrides),
+    /// Write an ONNX file
+    Export(Overrides),
+    /// Write a spec file with every default
+    DefaultSpecs(Overrides),
+}
+
+/// Overrides of the spec.
+#[derive(Debug, clap::Args)]
+pub struct Overrides {
+    /// Values that win over the spec file, e.g. train.optim.lr=1e-4
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Print the composed spec instead of running (only `job`, as Hydra calls it)
+    #[arg(short = 'c', long, value_name = "job", value_parser = ["job"], hide_possible_values = true)]
+    pub cfg: Option<String>,
+    /// With --cfg: replace ${...} by values
+    #[arg(long, requires = "cfg")]
+    pub resolve: bool,
+    /// With --cfg: only this section
+    #[arg(short, long, requires = "cfg", value_name = "SECTION")]
+    pub package: Option<String>,
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// An action with a spec file.
+    Run {
+        /// The action.
+        action: Action,
+        /// The spec file; whether it exists is not known yet.
+        spec: PathBuf,
+        /// Overrides in order.
+        overrides: Vec<String>,
+    },
+    /// `--cfg job`: print the composed spec.
+    Show {
+        /// The action.
+        action: Action,
+        /// The spec file.
+        spec: PathBuf,
+        /// Overrides in order.
+        overrides: Vec<String>,
+        /// Whether interpolations are replaced by values.
+        resolve: bool,
+        /// The only section to print.
+        package: Option<String>,
+    },
+    /// `default_specs`.
+    DefaultSpecs {
+        /// Overrides in order; `results_dir=` is the one that matters.
+        overrides: Vec<String>,
+    },
+}
+
+impl Args {
+    /// The request, or a usage error when `-e` is missing.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`].
+    pub fn request(self) -> spec::Result<Request> {
+        let (action, given) = match self.command {
+            Command::Train(given) => (Action::Train, given),
+            Command::Evaluate(given) => (Action::Evaluate, given),
+            Command::Inference(given) => (Action::Inference, given),
+            Command::Export(given) => (Action::Export, given),
+            Command::DefaultSpecs(given) => return Ok(Request::DefaultSpecs { overrides: given.overrides }),
+        };
+        match self.spec {
+            Some(spec) => Ok(match given {
+                Overrides { overrides, cfg: Some(_), resolve, package } => {
+                    Request::Show { action, spec, overrides, resolve, package }
+                }
+                Overrides { overrides, .. } => Request::Run { action, spec, overrides },
+            }),
+            None => Err(spec::Error::new(
+                Kind::Usage,
+                format!(
+                    "The subtask `{}` requires the following argument: -e/--experiment_spec_file",
+                    action.name()
+                ),
+            )
+            .remedy(format!(
+                "mae {} -e spec.yaml; `mae default_specs results_dir=specs` writes a spec to start from",
+                action.name()
+            ))),
+        }
+    }
+}
+
+/// Parses a command line, the program's name first.
+///
+/// # Errors
+/// clap's error, which is also how it asks to print help or the version. Print it with `error.print()`; exit with 0 when
+/// `error.use_stderr()` is false, else with 1.
+pub fn parse<I, T>(arguments: I) -> Result<Args, clap::Error>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let matches = command().try_get_matches_from(arguments)?;
+    Args::from_arg_matches(&matches)
+}
+
+/// The command with its help texts, in which fields and defaults come from the table of the schema.
+pub fn command() -> clap::Command {
+    let mut command = Args::command().after_help(AFTER_HELP);
+    for (name, example, keys) in HELP {
+        command = command.mut_subcommand(name, |sub| sub.after_help(format!("{}\n{example}", fields(keys))));
+    }
+    command
+}
+
+const AFTER_HELP: &str = "\
+Start:
+  mae default_specs results_dir=specs        a spec with every default, specs/experiment.yaml
+  mae train -e spec.yaml                     pretrain (train.stage=pretrain) or finetune
+  mae evaluate -e spec.yaml evaluate.checkpoint=results/train/vit_base_patch16_latest.pth
+  mae train --help                           the fields that matter most
+
+Overrides:
+  key=value sets, +key=value adds, ++key=value sets or adds, ~section deletes.
+  Lists: train.gpu_ids=[0,1]   Text with special characters: 'wandb.name=\"a, b\"'
+  ${section.key} and ${oc.env:NAME} refer to other values.
+
+Exit codes:
+  0  done
+  1  the spec or the command line is wrong; nothing was started
+  2  failed while running
+  3  the data is missing or unusable
+  4  interrupted; a checkpoint was saved from which the same command resumes
+
+Nothing is ever sent anywhere: there is no telemetry.";
+
+/// Sub-command, example, and the fields its help shows.
+const HELP: &[(&str, &str, &[&str])] = &[
+    (
+        "train",
+        "Examples:
+  mae train -e pretrain.yaml results_dir=results train.num_epochs=100
+  mae train -e finetune.yaml train.stage=finetune model.num_classes=10 \\
+      train.pretrained_model_path=results/train/convnextv2_atto_latest.pth
+
+Writes into results_dir/train: experiment.yaml, status.json, lightning_logs/, model_epoch_EEE_step_SSSSS.pth and
+ARCH_latest.pth. The same command again resumes from there.",
+        &[
+            "results_dir",
+            "train.stage",
+            "model.arch",
+            "model.num_classes",
+            "dataset.train_data_sources",
+            "dataset.val_data_sources",
+            "dataset.batch_size",
+            "dataset.augmentation.input_size",
+            "train.num_epochs",
+            "train.optim.lr",
+            "train.optim.lr_scheduler",
+            "train.pretrained_model_path",
+            "train.precision",
+            "train.num_gpus",
+            "train.seed",
+            "device",
+        ],
+    ),
+    (
+        "evaluate",
+        "Example:
+  mae evaluate -e finetune.yaml evaluate.checkpoint=results/train/convnextv2_atto_latest.pth
+
+Writes into results_dir/evaluate: experiment.yaml, status.json with val_loss and ACC_all.",
+        &["evaluate.checkpoint", "dataset.val_data_sources", "evaluate.batch_size", "train.stage", "results_dir", "device"],
+    ),
+    (
+        "inference",
+        "Example:
+  mae inference -e finetune.yaml inference.checkpoint=results/train/convnextv2_atto_latest.pth
+
+Writes into results_dir/inference: experiment.yaml, status.json, results.csv (path,class index).",
+        &["inference.checkpoint", "dataset.test_data_sources", "inference.batch_size", "train.stage", "results_dir", "device"],
+    ),
+    (
+        "export",
+        "Example:
+  mae export -e finetune.yaml export.checkpoint=results/train/convnextv2_atto_latest.pth \\
+      export.onnx_file=results/export/model.onnx",
+        &[
+            "export.checkpoint",
+            "export.onnx_file",
+            "export.input_height",
+            "export.input_width",
+            "export.batch_size",
+            "export.opset_version",
+            "export.head",
+            "export.verify",
+        ],
+    ),
+    (
+        "default_specs",
+        "Example:
+  mae default_specs results_dir=specs        writes specs/experiment.yaml",
+        &[],
+    ),
+];
+
+/// Fields as lines of `key = default`, then the help text.
+fn fields(keys: &[&str]) -> String {
+    let mut out = String::new();
+    for key in keys {
+        let Some(Found::Leaf(row, leaf)) = schema::find(key) else { continue };
+        let mut default = spec::default_text(leaf);
+        // A list of sixteen names is no help text; the field's own errors name them.
+        if (2..=3).contains(&leaf.options.len()) {
+            default = format!("{default} ({})", leaf.options.join(", "));
+        }
+        let title = if out.is_empty() { "Fields (default):\n" } else { "" };
+        out.push_str(&format!("{title}  {key} = {default}\n      {}\n", row.help()));
+    }
+    out
+}

@@ -1,0 +1,263 @@
+//! The typed result: a spec for one action, every default explicit, every rule checked.
+
+use super::compose::{self, Composed, compose};
+use super::error::{Error, Kind, Origin, Result};
+use super::interpolation::{Context, Resolver};
+use super::schema::{self, Compat, Spec, Upstream};
+use super::value::{Map, Node, Value, select, select_mut};
+use super::yaml;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+mod check;
+mod typed;
+
+/// What the program is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Pretraining or finetuning, as `train.stage` says.
+    Train,
+    /// Accuracy on the validation images.
+    Evaluate,
+    /// Class of each test image.
+    Inference,
+    /// ONNX file.
+    Export,
+}
+
+impl Action {
+    /// All actions.
+    pub const ALL: [Self; 4] = [Self::Train, Self::Evaluate, Self::Inference, Self::Export];
+
+    /// The sub-command and section name, e.g. `train`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Evaluate => "evaluate",
+            Self::Inference => "inference",
+            Self::Export => "export",
+        }
+    }
+
+    /// The name at the start of a sentence, e.g. `Train`.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Train => "Train",
+            Self::Evaluate => "Evaluate",
+            Self::Inference => "Inference",
+            Self::Export => "Export",
+        }
+    }
+}
+
+/// A checked spec for one action. Its fields are those of [`Spec`], e.g. `plan.train.optim.lr`.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    action: Action,
+    spec: Spec,
+    /// The composed tree as `experiment.yaml` shows it: interpolations unresolved, results folder rewritten.
+    root: Map,
+    results_dir: PathBuf,
+    notes: Vec<String>,
+}
+
+impl Deref for Plan {
+    type Target = Spec;
+    fn deref(&self) -> &Spec {
+        &self.spec
+    }
+}
+
+impl Plan {
+    /// Reads a spec file, applies overrides and checks everything that can be checked without touching data.
+    ///
+    /// # Errors
+    /// A spec or usage error; it names the key, its value, where it was written, what was expected and what to do.
+    pub fn load<S: AsRef<str>>(spec_path: &Path, overrides: &[S], action: Action) -> Result<Self> {
+        let name = spec_path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let env = |name: &str| std::env::var(name).ok();
+        Self::of(compose(Some(spec_path), overrides)?, action, &name, &env)
+    }
+
+    /// As [`Plan::load`], with the environment given by the caller.
+    ///
+    /// # Errors
+    /// As [`Plan::load`].
+    pub fn of(
+        composed: Composed,
+        action: Action,
+        spec_name: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        let Composed { mut root, mut notes } = composed;
+        let context = Context { env, spec_name, action: action.name() };
+        let results_dir = place_results(&mut root, action, &context)?;
+        let resolved = resolve(&root, action, &context)?;
+        let resolved = typed::canonical(resolved)?;
+        check::fields(&resolved)?;
+        let spec = typed::spec(&resolved)?;
+        let plan = Self { action, spec, root, results_dir: PathBuf::from(results_dir), notes: Vec::new() };
+        check::rules(&plan)?;
+        notes.extend(check::notes(&plan));
+        Ok(Self { notes, ..plan })
+    }
+
+    /// The action.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    /// The folder of this action's results: `<action>.results_dir`, else `results_dir/<action>`.
+    pub fn results_dir(&self) -> &Path {
+        &self.results_dir
+    }
+
+    /// Whether the file or an override gave the field, e.g. `train.optim.layer_decay`.
+    pub fn is_set(&self, path: &str) -> bool {
+        self.origin(path).is_explicit()
+    }
+
+    /// Whether a field that TAO ignores takes effect in this run: it was given, and `compat` is not `tao`.
+    pub fn is_honoured(&self, path: &str) -> bool {
+        self.spec.compat == Compat::Fixed && self.is_set(path)
+    }
+
+    /// Where a field's value comes from.
+    pub fn origin(&self, path: &str) -> Origin {
+        select(&self.root, path).map_or(Origin::Default, |node| node.origin.clone())
+    }
+
+    /// The checkpoint of evaluate, inference or export; empty for train.
+    pub fn checkpoint(&self) -> &str {
+        match self.action {
+            Action::Train => "",
+            Action::Evaluate => &self.spec.evaluate.checkpoint,
+            Action::Inference => &self.spec.inference.checkpoint,
+            Action::Export => &self.spec.export.checkpoint,
+        }
+    }
+
+    /// Images per step and device of this action: its own batch size when one is set, else `dataset.batch_size`.
+    pub fn batch_size(&self) -> usize {
+        let own = match self.action {
+            Action::Evaluate if self.is_honoured("evaluate.batch_size") => self.spec.evaluate.batch_size,
+            Action::Inference if self.is_honoured("inference.batch_size") => self.spec.inference.batch_size,
+            _ => -1,
+        };
+        usize::try_from(own).ok().filter(|own| *own > 0).unwrap_or(self.spec.dataset.batch_size)
+    }
+
+    /// The ONNX file to write: `export.onnx_file`, else `<results folder>/<arch>.onnx`.
+    pub fn onnx_file(&self) -> PathBuf {
+        match self.spec.export.onnx_file.as_str() {
+            "" => self.results_dir.join(format!("{}.onnx", self.spec.model.arch)),
+            file => PathBuf::from(file),
+        }
+    }
+
+    /// Height and width of the exported input in pixels: as set, else `dataset.augmentation.input_size`.
+    pub fn export_size(&self) -> (usize, usize) {
+        let side = |key: &str, value: usize| {
+            if self.is_set(key) { value } else { self.spec.dataset.augmentation.input_size }
+        };
+        (
+            side("export.input_height", self.spec.export.input_height),
+            side("export.input_width", self.spec.export.input_width),
+        )
+    }
+
+    /// What was accepted without effect or deserves a look, one sentence each, to be printed once at start.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The text of `experiment.yaml`, byte for byte as upstream writes it.
+    ///
+    /// Fields that only we know appear when they were set, so that TAO can read the file otherwise.
+    pub fn to_yaml(&self) -> String {
+        yaml::write(&compose::without_unset_extensions(&self.root))
+    }
+
+    /// The fields set explicitly that TAO ignores and this run honours, one sentence each.
+    pub fn differences_from_tao(&self) -> Vec<String> {
+        schema::leaves()
+            .into_iter()
+            .filter(|(path, ..)| self.is_honoured(path))
+            .filter_map(|(path, _, leaf)| match leaf.upstream {
+                Upstream::IgnoredHonouredHere(effect) => Some((path, effect)),
+                _ => None,
+            })
+            .map(|(path, effect)| {
+                let node = select(&self.root, &path);
+                let value = node.map_or_else(String::new, |node| node.value.shown());
+                format!(
+                    "{path} = {value} ({}): TAO ignores it, here {effect} (compat=tao ignores it too)",
+                    self.origin(&path)
+                )
+            })
+            .collect()
+    }
+}
+
+/// The text that `mae default_specs` writes: every default, as TAO's.
+pub fn default_specs() -> String {
+    yaml::write(&compose::without_unset_extensions(&compose::defaults()))
+}
+
+/// Decides the results folder and writes it into the tree, both at the root and in the action's section.
+fn place_results(root: &mut Map, action: Action, context: &Context<'_>) -> Result<String> {
+    let own = format!("{}.results_dir", action.name());
+    let read = |path: &str| -> Result<(Option<String>, Origin)> {
+        let Some(node) = select(root, path) else { return Ok((None, Origin::Default)) };
+        let value = Resolver::new(root, context).resolve(path, node)?;
+        let text = match value {
+            Value::Null => None,
+            value if value.is_missing() => None,
+            value => Some(value.to_text()).filter(|text| !text.is_empty()),
+        };
+        Ok((text, node.origin.clone()))
+    };
+    let (folder, origin) = match read(&own)? {
+        (Some(folder), origin) => (folder, origin),
+        _ => match read("results_dir")? {
+            (Some(folder), origin) if folder.ends_with('/') => (format!("{folder}{}", action.name()), origin),
+            (Some(folder), origin) => (format!("{folder}/{}", action.name()), origin),
+            _ => {
+                return Err(Error::new(Kind::Required, "no folder for the results is given")
+                    .key("results_dir")
+                    .remedy(format!("set results_dir or {own}, for example results_dir=./results")));
+            }
+        },
+    };
+    for path in ["results_dir", own.as_str()] {
+        if let Some(node) = select_mut(root, path) {
+            *node = Node::new(Value::Str(folder.clone()), origin.clone());
+        }
+    }
+    Ok(folder)
+}
+
+/// Resolves every interpolation that the action reads. One in another action's section that cannot be resolved is
+/// left as `???`, as upstream would never look at it.
+fn resolve(root: &Map, action: Action, context: &Context<'_>) -> Result<Map> {
+    let mut resolver = Resolver::new(root, context);
+    let foreign = |path: &str| {
+        let section = path.split('.').next().unwrap_or("");
+        section == "gen_trt_engine"
+            || (section != action.name()
+                && Action::ALL.iter().any(|other| other.name() == section && *other != Action::Train))
+    };
+    let mut out = compose::defaults();
+    for (path, ..) in schema::leaves() {
+        let Some(node) = select(root, &path) else { continue };
+        let value = match resolver.resolve(&path, node) {
+            Ok(value) => value,
+            Err(_) if foreign(&path) => Value::Str(super::value::MISSING.to_owned()),
+            Err(error) => return Err(error),
+        };
+        if let Some(slot) = select_mut(&mut out, &path) {
+            *slot = Node { value, ..node.clone() };
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,574 @@
+//! The table. Types, defaults, bounds and options are TAO's (release 7.0.1), the help text is ours.
+//!
+//! A row reads `name: type in the plan => what the schema says`; its doc comment is its help. Sections nest.
+
+use super::row::{Condition::*, Entry, Leaf, Limit, Literal, Row};
+use serde::Deserialize;
+
+/// Declares a section: a struct of the plan and the rows of the table.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $name:ident {
+            $( $(#[doc = $help:literal])+ $field:ident : $type:ty => $entry:expr; )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $( $(#[doc = $help])+ pub $field: $type, )+
+        }
+
+        impl $name {
+            /// The rows of this section in the order in which a spec is written.
+            pub const ROWS: &'static [Row] = &[
+                $( Row { name: plain(stringify!($field)), doc: &[$($help),+], entry: $entry.row() }, )+
+            ];
+        }
+    };
+}
+
+/// Declares an enum whose variants are the options of a field.
+macro_rules! choice {
+    ( $(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $help:literal])+ $variant:ident = $text:literal ),+ $(,)? } ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+        pub enum $name { $( $(#[doc = $help])+ #[serde(rename = $text)] $variant, )+ }
+
+        impl $name {
+            /// The option as a spec spells it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Self::$variant => $text, )+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+impl Leaf {
+    const fn row(self) -> Entry {
+        Entry::Leaf(self)
+    }
+}
+
+impl Entry {
+    const fn row(self) -> Entry {
+        self
+    }
+}
+
+/// The name of a field whose Rust name had to be written raw, e.g. `r#type`.
+const fn plain(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', rest @ ..] => match std::str::from_utf8(rest) {
+            Ok(name) => name,
+            Err(_) => name,
+        },
+        _ => name,
+    }
+}
+
+const fn section(rows: &'static [Row]) -> Entry {
+    Entry::Section(rows)
+}
+
+const NULL: Literal = Literal::Null;
+const EMPTY: Literal = Literal::Text("");
+const INF: f64 = f64::INFINITY;
+
+choice! {
+    /// What a run does where TAO ignores a key or has a bug.
+    Compat {
+        /// The documented meaning.
+        Fixed = "fixed",
+        /// Upstream's behaviour, bugs included, where it can matter to a result.
+        Tao = "tao",
+    }
+}
+
+choice! {
+    /// Where the mathematics runs.
+    Device {
+        /// CUDA when a device is there, else the CPU, said in one line.
+        Auto = "auto",
+        /// The CPU.
+        Cpu = "cpu",
+        /// CUDA, or an error.
+        Cuda = "cuda",
+    }
+}
+
+choice! {
+    /// What is trained.
+    Stage {
+        /// Self-supervised reconstruction of masked patches.
+        Pretrain = "pretrain",
+        /// Supervised classification.
+        Finetune = "finetune",
+    }
+}
+
+choice! {
+    /// Numeric precision of training.
+    Precision {
+        /// 32-bit floats.
+        Fp32 = "fp32",
+        /// Mixed precision with bfloat16.
+        Bf16 = "bf16",
+        /// Mixed precision with 16-bit floats and loss scaling.
+        Fp16 = "fp16",
+    }
+}
+
+choice! {
+    /// How several devices share a model.
+    DistributedStrategy {
+        /// Every device holds the whole model.
+        Ddp = "ddp",
+        /// Parameters, gradients and optimizer state are sharded.
+        Fsdp = "fsdp",
+    }
+}
+
+choice! {
+    /// What `train.checkpoint_interval` counts.
+    IntervalUnit {
+        /// Epochs.
+        Epoch = "epoch",
+        /// Optimizer steps.
+        Step = "step",
+    }
+}
+
+choice! {
+    /// The optimizer.
+    OptimType {
+        /// AdamW.
+        AdamW = "AdamW",
+        /// Stochastic gradient descent with momentum; TAO accepts it without listing it.
+        Sgd = "SGD",
+    }
+}
+
+choice! {
+    /// The learning-rate schedule.
+    LrScheduler {
+        /// Multiplied by `gamma` at each of `milestones` (epochs).
+        MultiStep = "MultiStep",
+        /// Linear warm-up, then half a cosine, counted in optimizer steps.
+        Cosine = "cosine",
+    }
+}
+
+choice! {
+    /// The metric that TAO's options name for the scheduler.
+    MonitorName {
+        /// Validation loss.
+        ValLoss = "val_loss",
+        /// Training loss.
+        TrainLoss = "train_loss",
+    }
+}
+
+choice! {
+    /// Resampling of the finetune training transform.
+    Interpolation {
+        /// Bilinear.
+        Bilinear = "bilinear",
+        /// Bicubic.
+        Bicubic = "bicubic",
+        /// Bilinear or bicubic, drawn for each image.
+        Random = "random",
+    }
+}
+
+choice! {
+    /// What shares one mixing weight.
+    MixupMode {
+        /// The batch.
+        Batch = "batch",
+        /// A pair of images.
+        Pair = "pair",
+        /// Each image has its own.
+        Elem = "elem",
+    }
+}
+
+choice! {
+    /// What an exported pretraining model ends with.
+    ExportHead {
+        /// Pooled features after the final norm.
+        Features = "features",
+        /// Upstream's random classifier.
+        Random = "random",
+    }
+}
+
+choice! {
+    /// File format of an export.
+    ExportFormat {
+        /// ONNX.
+        Onnx = "onnx",
+        /// Named by TAO's schema; neither TAO's export nor ours writes it.
+        Xdl = "xdl",
+    }
+}
+
+section! {
+    /// A whole spec with every default filled in.
+    Spec {
+        /// Model label used only by a generic multi-model launcher.
+        model_name: Option<String> => Leaf::optional_text(NULL).unused();
+        /// Passphrase for encrypted checkpoints.
+        encryption_key: Option<String> => Leaf::optional_text(NULL).unused();
+        /// Root output folder; each action writes into a sub-folder with its own name.
+        results_dir: Option<String> => Leaf::optional_text(EMPTY).example("./results");
+        /// Weights & Biases. Accepted so that specs load; nothing is ever sent anywhere.
+        wandb: Wandb => section(Wandb::ROWS);
+        /// Images and how they are loaded.
+        dataset: Dataset => section(Dataset::ROWS);
+        /// Training.
+        train: Train => section(Train::ROWS);
+        /// The network.
+        model: Model => section(Model::ROWS);
+        /// Class of each image of a folder.
+        inference: Inference => section(Inference::ROWS);
+        /// Accuracy on the validation images.
+        evaluate: Evaluate => section(Evaluate::ROWS);
+        /// TensorRT engine; a matter of TAO's deploy package, accepted so that specs load.
+        gen_trt_engine: GenTrtEngine => section(GenTrtEngine::ROWS);
+        /// ONNX export.
+        export: Export => section(Export::ROWS);
+        /// `fixed`: documented meaning of every key. `tao`: upstream's behaviour, bugs included.
+        compat: Compat => Leaf::text("fixed").options(&["fixed", "tao"]).extension();
+        /// Where to run: `auto` takes CUDA when a device is there.
+        device: Device => Leaf::text("auto").options(&["auto", "cpu", "cuda"]).extension();
+    }
+}
+
+section! {
+    /// Weights & Biases settings of TAO. Accepted, never used: this program sends nothing.
+    Wandb {
+        /// Turn on Weights & Biases logging.
+        enable: bool => Leaf::bool(true).unused();
+        /// Project name.
+        project: String => Leaf::text("TAO Toolkit").unused();
+        /// Team or user.
+        entity: Option<String> => Leaf::optional_text(EMPTY).unused();
+        /// Group of runs.
+        group: Option<String> => Leaf::optional_text(EMPTY).unused();
+        /// Tags of the run.
+        tags: Vec<String> => Leaf::texts(&["training", "tao-toolkit"]).unused();
+        /// Allow several runs in one process.
+        reinit: bool => Leaf::bool(false).unused();
+        /// Mirror TensorBoard events.
+        sync_tensorboard: bool => Leaf::bool(false).unused();
+        /// Upload source code.
+        save_code: bool => Leaf::bool(false).unused();
+        /// Name of the run.
+        name: String => Leaf::text("TAO Toolkit training experiment").unused();
+        /// Identifier of a run to resume.
+        run_id: String => Leaf::text("").unused();
+    }
+}
+
+section! {
+    /// Images and how they are loaded.
+    Dataset {
+        /// Images per device and step.
+        batch_size: usize => Leaf::int(3).min(1.0).max(INF).example("64");
+        /// Training images: a folder, or a .tar or .tar.gz archive.
+        train_data_sources: String => Leaf::text("").example("/data/images_train.tar.gz");
+        /// Validation images, used by train and evaluate.
+        val_data_sources: String => Leaf::text("").example("/data/images_val.tar.gz");
+        /// Images for inference.
+        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).example("/data/images_test.tar.gz");
+        /// Loader threads per device.
+        num_workers_per_gpu: usize => Leaf::int(2).limit(Limit::AtLeast(0.0));
+        /// Resizing, cropping and mixing of images.
+        augmentation: Augmentation => section(Augmentation::ROWS);
+        /// Share of images that may be unreadable before a run stops with an error; each one is counted and named.
+        max_bad_fraction: f64 => Leaf::float(0.01).limit(Limit::Between(0.0, 1.0)).extension();
+        /// Folder for indexes and unpacked archives; null keeps nothing.
+        cache_dir: Option<String> => Leaf::optional_text(NULL).extension().example("/tmp/mae-cache");
+    }
+}
+
+section! {
+    /// Resizing, cropping and mixing of images.
+    Augmentation {
+        /// Side of the square input in pixels.
+        input_size: usize => Leaf::int(224).limit(Limit::AtLeast(1.0)).honoured_here("the model is built for this size");
+        /// Mean of each channel, for images scaled to 0..1.
+        mean: Vec<f64> => Leaf::floats(Literal::Floats(&[0.485, 0.456, 0.406])).limit(Limit::Length(3));
+        /// Standard deviation of each channel.
+        std: Vec<f64> => Leaf::floats(Literal::Floats(&[0.229, 0.224, 0.225])).limit(Limit::Length(3));
+        /// Smallest share of the image's area that a random crop takes.
+        min_scale: f64 => Leaf::float(0.1).limit(Limit::Above(0.0));
+        /// Largest share of the image's area that a random crop takes; draws above 1 are drawn again.
+        max_scale: f64 => Leaf::float(2.0).limit(Limit::Above(0.0));
+        /// Smallest aspect ratio of a random crop (finetune).
+        min_ratio: f64 => Leaf::float(0.75).limit(Limit::Above(0.0));
+        /// Largest aspect ratio of a random crop (finetune).
+        max_ratio: f64 => Leaf::float(1.33).limit(Limit::Above(0.0));
+        /// Probability of a horizontal flip (finetune; pretraining flips half of the images).
+        hflip: f64 => Leaf::float(0.5).limit(Limit::Between(0.0, 1.0));
+        /// Probability of random erasing (finetune).
+        re_prob: f64 => Leaf::float(0.0).limit(Limit::Between(0.0, 1.0));
+        /// Resampling of the finetune training crop.
+        interpolation: Interpolation => Leaf::text("bilinear").options(&["bilinear", "bicubic", "random"]);
+        /// Label smoothing (finetune).
+        smoothing: f64 => Leaf::float(0.1).limit(Limit::Between(0.0, 1.0));
+        /// Strength of colour jitter; without effect while auto_aug is set.
+        color_jitter: f64 => Leaf::float(0.0).limit(Limit::AtLeast(0.0));
+        /// RandAugment or AutoAugment policy (finetune); null for none.
+        auto_aug: Option<String> => Leaf::optional_text(Literal::Text("rand-m9-mstd0.5-inc1"));
+        /// Mixup alpha (finetune); 0 turns mixup off.
+        mixup: f64 => Leaf::float(0.8).limit(Limit::AtLeast(0.0));
+        /// CutMix alpha (finetune); 0 turns CutMix off.
+        cutmix: f64 => Leaf::float(1.0).limit(Limit::AtLeast(0.0));
+        /// Smallest and largest side of a CutMix box as shares of the image, instead of alpha; null for none.
+        cutmix_minmax: Option<[f64; 2]> => Leaf::optional_pair().example("[0.2, 0.8]");
+        /// Probability that a batch is mixed at all.
+        mixup_prob: f64 => Leaf::float(1.0).limit(Limit::Between(0.0, 1.0));
+        /// Probability of CutMix instead of mixup when both are on.
+        mixup_switch_prob: f64 => Leaf::float(0.5).limit(Limit::Between(0.0, 1.0));
+        /// What shares one mixing weight.
+        mixup_mode: MixupMode => Leaf::text("batch").options(&["batch", "pair", "elem"]);
+    }
+}
+
+section! {
+    /// Training.
+    Train {
+        /// Number of devices.
+        num_gpus: usize => Leaf::int(1).min(1.0).popular();
+        /// Indexes of the devices; as many as num_gpus.
+        gpu_ids: Vec<usize> => Leaf::ints(&[0]).limit(Limit::AtLeast(0.0)).popular();
+        /// Number of machines.
+        num_nodes: usize => Leaf::int(1).min(1.0).popular();
+        /// Random seed; -1 draws one.
+        seed: i64 => Leaf::int(1234).min(-1.0).max(INF);
+        /// cuDNN.
+        cudnn: Cudnn => section(Cudnn::ROWS);
+        /// Length of training in epochs.
+        num_epochs: usize => Leaf::int(10).min(1.0).max(INF).popular();
+        /// Save a checkpoint every so many epochs or steps.
+        checkpoint_interval: usize => Leaf::int(1).min(1.0).popular();
+        /// What checkpoint_interval counts.
+        checkpoint_interval_unit: IntervalUnit => Leaf::text("epoch").options(&["epoch", "step"]);
+        /// Validate every so many epochs.
+        validation_interval: usize => Leaf::int(1).min(1.0).popular();
+        /// Checkpoint to continue from, instead of the one found in the results folder.
+        resume_training_checkpoint_path: Option<String> => Leaf::optional_text(NULL);
+        /// Output folder of this action; wins over the root results_dir.
+        results_dir: Option<String> => Leaf::optional_text(NULL);
+        /// `pretrain`: reconstruct masked patches. `finetune`: classify.
+        stage: Stage => Leaf::text("pretrain").options(&["pretrain", "finetune"]);
+        /// Batches accumulated per optimizer step.
+        accum_grad_batches: usize => Leaf::int(1).min(1.0).max(INF);
+        /// Weights to start from (finetune).
+        pretrained_model_path: Option<String> => Leaf::optional_text(NULL);
+        /// Numeric precision.
+        precision: Precision => Leaf::text("fp32").options(&["fp16", "bf16", "fp32"]);
+        /// How several devices share the model.
+        distributed_strategy: DistributedStrategy => Leaf::text("ddp").options(&["ddp", "fsdp"]);
+        /// Optimizer and schedule.
+        optim: Optim => section(Optim::ROWS);
+        /// Normalise the target patches of the reconstruction loss.
+        norm_pix_loss: bool => Leaf::bool(true).honoured_here("Hiera too uses it");
+        /// Modules to freeze, e.g. [encoder.stages.0].
+        freeze: Vec<String> => Leaf::texts(&[]).or_null();
+        /// Share of patches hidden in pretraining; the papers use 0.75 for ViT, 0.6 for ConvNeXt V2 and Hiera.
+        mask_ratio: f64 => Leaf::float(0.75).limit(Limit::Within(0.0, 1.0));
+        /// Largest norm of the gradient; null does not clip.
+        clip_grad_norm: Option<f64> => Leaf::optional_float().limit(Limit::Above(0.0)).extension().example("1.0");
+    }
+}
+
+section! {
+    /// cuDNN.
+    Cudnn {
+        /// Try several algorithms and keep the fastest.
+        benchmark: bool => Leaf::bool(false);
+        /// Ask for deterministic kernels. Takes effect only when set explicitly, as the default costs speed.
+        deterministic: bool => Leaf::bool(true);
+    }
+}
+
+section! {
+    /// Optimizer and schedule.
+    Optim {
+        /// Optimizer.
+        r#type: OptimType => Leaf::text("AdamW").options(&["AdamW"]).or_options(&["SGD"]).any_case();
+        /// Metric that the scheduler would watch; no schedule here watches one.
+        monitor_name: MonitorName => Leaf::text("train_loss").options(&["val_loss", "train_loss"]).unused();
+        /// Learning rate.
+        lr: f64 => Leaf::float(0.0002).min(0.0).max(1.0).when(Above(0.0)).automl(true).example("2e-4");
+        /// Factor on the learning rate of the backbone (finetune).
+        backbone_multiplier: f64 => Leaf::float(0.1).min(0.0).max(1.0).when(Above(0.0)).automl(true).popular()
+            .honoured_here("the backbone learns at lr times this");
+        /// Momentum of SGD; set explicitly it is AdamW's first beta.
+        momentum: f64 => Leaf::float(0.9).min(0.0).max(1.0).when(Above(0.0)).automl(true).popular()
+            .honoured_here("it is AdamW's first beta");
+        /// Decoupled weight decay.
+        weight_decay: f64 => Leaf::float(0.05).min(0.0).max(1.0).when(Above(0.0)).automl(true).popular();
+        /// Factor on the learning rate from each layer to the one before (finetune).
+        layer_decay: f64 => Leaf::float(0.75).when(Above(0.0)).popular().honoured_here("the learning rate decays layer by layer");
+        /// Schedule of the learning rate.
+        lr_scheduler: LrScheduler => Leaf::text("MultiStep").options(&["MultiStep", "cosine"]).any_case();
+        /// Epochs at which MultiStep multiplies the learning rate by gamma.
+        milestones: Vec<usize> => Leaf::ints(&[88, 96]).limit(Limit::AtLeast(0.0));
+        /// Factor of MultiStep.
+        gamma: f64 => Leaf::float(0.1).when(Above(0.0));
+        /// Epochs of linear warm-up before the cosine.
+        warmup_epochs: f64 => Leaf::float(1.0).min(0.0).max(100.0).when(AtLeast(0.0)).automl(true);
+        /// Both betas of AdamW; null is TAO's (0.9, 0.95).
+        betas: Option<[f64; 2]> => Leaf::optional_pair().limit(Limit::Between(0.0, 1.0)).extension().example("[0.9, 0.999]");
+    }
+}
+
+section! {
+    /// The network.
+    Model {
+        /// Architecture.
+        arch: String => Leaf::text("convnextv2_base").options(&[
+            "convnextv2_atto", "convnextv2_femto", "convnextv2_pico", "convnextv2_nano", "convnextv2_tiny",
+            "convnextv2_base", "convnextv2_large", "convnextv2_huge", "hiera_tiny_224", "hiera_small_224",
+            "hiera_base_224", "hiera_large_224", "hiera_huge_224", "vit_base_patch16", "vit_large_patch16",
+            "vit_huge_patch14",
+        ]);
+        /// Number of classes (finetune).
+        num_classes: usize => Leaf::int(1000).min(1.0).max(INF);
+        /// Rate of stochastic depth.
+        drop_path_rate: f64 => Leaf::float(0.1).limit(Limit::Between(0.0, 0.999)).honoured_here("stochastic depth is on");
+        /// Average the patch tokens instead of taking the class token.
+        global_pool: bool => Leaf::bool(true).honoured_here("it chooses the pooling");
+        /// Number of decoder blocks (pretrain).
+        decoder_depth: usize => Leaf::int(1).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this many blocks");
+        /// Width of the decoder (pretrain).
+        decoder_embed_dim: usize => Leaf::int(512).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this width");
+        /// Keep masked patches out of every ConvNeXt V2 layer, as in the paper, instead of masking the stem only.
+        sparse_encoder: bool => Leaf::bool(false).extension();
+    }
+}
+
+section! {
+    /// Class of each image of a folder.
+    Inference {
+        /// Number of devices.
+        num_gpus: usize => Leaf::int(1).min(1.0).popular();
+        /// Indexes of the devices; as many as num_gpus.
+        gpu_ids: Vec<usize> => Leaf::ints(&[0]).limit(Limit::AtLeast(0.0)).popular();
+        /// Number of machines.
+        num_nodes: usize => Leaf::int(1).min(1.0).popular();
+        /// Checkpoint to load.
+        checkpoint: String => Leaf::text("???").example("results/train/vit_base_patch16_latest.pth");
+        /// TensorRT engine, for TAO's deploy package.
+        trt_engine: Option<String> => Leaf::optional_text(NULL).unused();
+        /// Output folder of this action; wins over the root results_dir.
+        results_dir: Option<String> => Leaf::optional_text(NULL);
+        /// Images per step; -1 takes dataset.batch_size.
+        batch_size: i64 => Leaf::int(-1).min(-1.0).honoured_here("inference runs with this batch size");
+    }
+}
+
+section! {
+    /// Accuracy on the validation images.
+    Evaluate {
+        /// Number of devices.
+        num_gpus: usize => Leaf::int(1).min(1.0).popular();
+        /// Indexes of the devices; as many as num_gpus.
+        gpu_ids: Vec<usize> => Leaf::ints(&[0]).limit(Limit::AtLeast(0.0)).popular();
+        /// Number of machines.
+        num_nodes: usize => Leaf::int(1).min(1.0).popular();
+        /// Checkpoint to load.
+        checkpoint: String => Leaf::text("???").example("results/train/vit_base_patch16_latest.pth");
+        /// TensorRT engine, for TAO's deploy package.
+        trt_engine: Option<String> => Leaf::optional_text(NULL).unused();
+        /// Output folder of this action; wins over the root results_dir.
+        results_dir: Option<String> => Leaf::optional_text(NULL);
+        /// Images per step; -1 takes dataset.batch_size.
+        batch_size: i64 => Leaf::int(-1).min(-1.0).honoured_here("evaluation runs with this batch size");
+    }
+}
+
+section! {
+    /// TensorRT engine; a matter of TAO's deploy package.
+    GenTrtEngine {
+        /// Output folder of this action.
+        results_dir: Option<String> => Leaf::optional_text(NULL).unused();
+        /// Device that builds the engine.
+        gpu_id: i64 => Leaf::int(0).min(0.0).popular().unused();
+        /// Input ONNX file.
+        onnx_file: String => Leaf::text("???").unused();
+        /// Output engine.
+        trt_engine: Option<String> => Leaf::optional_text(Literal::Text("???")).unused();
+        /// Timing cache.
+        timing_cache: Option<String> => Leaf::optional_text(NULL).unused();
+        /// Fixed batch size, or -1 for a dynamic one.
+        batch_size: i64 => Leaf::int(-1).min(-1.0).popular().unused();
+        /// Verbose log.
+        verbose: bool => Leaf::bool(false).unused();
+        /// Builder settings.
+        tensorrt: Tensorrt => section(Tensorrt::ROWS);
+    }
+}
+
+section! {
+    /// TensorRT builder settings.
+    Tensorrt {
+        /// Builder workspace in MB.
+        workspace_size: i64 => Leaf::int(1024).min(0.0).unused();
+        /// Smallest batch of the profile.
+        min_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
+        /// Tuned batch of the profile.
+        opt_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
+        /// Largest batch of the profile.
+        max_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
+        /// Precision rules of layers.
+        layers_precision: Vec<String> => Leaf::texts(&[]).or_null().unused();
+        /// Precision of the engine.
+        data_type: String => Leaf::text("fp32").unused();
+    }
+}
+
+section! {
+    /// ONNX export.
+    Export {
+        /// Output folder of this action; wins over the root results_dir.
+        results_dir: Option<String> => Leaf::optional_text(NULL);
+        /// Device used for the export.
+        gpu_id: i64 => Leaf::int(0);
+        /// Checkpoint to export.
+        checkpoint: String => Leaf::text("???").example("results/train/vit_base_patch16_latest.pth");
+        /// Output ONNX file; without it, results_dir and the architecture's name.
+        onnx_file: String => Leaf::text("???").example("results/export/model.onnx");
+        /// Export on the CPU.
+        on_cpu: bool => Leaf::bool(false);
+        /// Channels of the input.
+        input_channel: usize => Leaf::int(3).min(1.0).options(&["1", "3"]);
+        /// Width of the input; without it, dataset.augmentation.input_size.
+        input_width: usize => Leaf::int(960).min(32.0);
+        /// Height of the input; without it, dataset.augmentation.input_size.
+        input_height: usize => Leaf::int(544).min(32.0);
+        /// ONNX operator set.
+        opset_version: i64 => Leaf::int(17).min(1.0);
+        /// Fixed batch size, or -1 for a dynamic one.
+        batch_size: i64 => Leaf::int(-1).min(-1.0);
+        /// Verbose log.
+        verbose: bool => Leaf::bool(false);
+        /// Output format.
+        format: ExportFormat => Leaf::text("onnx").options(&["onnx", "xdl"]);
+        /// What a model of stage pretrain ends with: its pooled features, or upstream's random classifier.
+        head: ExportHead => Leaf::text("features").options(&["features", "random"]).extension();
+        /// Compare the file's output with ours after writing.
+        verify: bool => Leaf::bool(false).extension();
+    }
+}

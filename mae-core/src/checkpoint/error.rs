@@ -1,0 +1,171 @@
+//! What can go wrong with a checkpoint, each with what was expected, what was found, and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Every failure of [`crate::checkpoint`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("could not {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as an infinitive ("open", "write").
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Wraps another error with the file it happened in.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The checkpoint file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// The file is none of the supported formats.
+    #[error(
+        "not a checkpoint: expected a PyTorch file (.pth, .pt, .ckpt, .bin) or .safetensors, found {found}"
+    )]
+    NotACheckpoint {
+        /// What the first bytes look like.
+        found: String,
+    },
+    /// A format that is recognised and deliberately not read.
+    #[error("{what} cannot be read; {remedy}")]
+    UnsupportedFormat {
+        /// The format.
+        what: &'static str,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// The container around the pickle is damaged.
+    #[error("the {container} container is damaged: {problem}; copy or download the file again")]
+    Container {
+        /// "zip", "legacy PyTorch", "safetensors".
+        container: &'static str,
+        /// What does not fit.
+        problem: String,
+    },
+    /// The bytes of a record differ from those that were written.
+    #[error(
+        "record {record} is damaged: its CRC-32 is {found:08x}, the archive says {expected:08x}; copy or download the file again"
+    )]
+    Damaged {
+        /// Name of the record in the archive.
+        record: String,
+        /// CRC-32 in the archive's directory.
+        expected: u32,
+        /// CRC-32 of the bytes.
+        found: u32,
+    },
+    /// The pickle is malformed.
+    #[error("{record} is not a valid pickle: {problem} (byte {offset})")]
+    Pickle {
+        /// Name of the record.
+        record: String,
+        /// Offset of the opcode in the record; in the legacy format, in the file.
+        offset: usize,
+        /// What does not fit.
+        problem: String,
+    },
+    /// The pickle asks for something that could run code. Nothing was run.
+    #[error(
+        "refused: {record} refers to `{global}` at byte {offset}, which can run code when the file is unpickled; a checkpoint has no use for it. Nothing was run. Get the file from a source you trust"
+    )]
+    ForbiddenGlobal {
+        /// Name of the record.
+        record: String,
+        /// `module.name` as the pickle spells it.
+        global: String,
+        /// Offset of the opcode in the record; in the legacy format, in the file.
+        offset: usize,
+    },
+    /// The file claims more than a checkpoint can need.
+    #[error("{what}: at most {limit} is accepted; the file is damaged or made to exhaust memory")]
+    Limit {
+        /// What grew too large.
+        what: String,
+        /// The limit, with its unit.
+        limit: String,
+    },
+    /// A tensor's metadata does not fit its storage, or its dtype is not supported.
+    #[error("tensor {tensor}: {problem}")]
+    Tensor {
+        /// Its name, or the record that stores it.
+        tensor: String,
+        /// What does not fit.
+        problem: String,
+    },
+    /// A key is missing, or has another type than Lightning's.
+    #[error("checkpoint key {key}: expected {expected}, found {found}")]
+    Key {
+        /// Path of the key, dots between levels.
+        key: String,
+        /// What belongs there.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// No state dict was found.
+    #[error(
+        "no weights found: expected a state dict under `model`, `model_state` or `state_dict`, or a dict of tensors; found {found}"
+    )]
+    NoStateDict {
+        /// The top-level structure.
+        found: String,
+    },
+    /// The weights were encrypted by TAO.
+    #[error(
+        "the weights are encrypted by TAO (key `state_dict_encrypted`), whose cipher is not public; write the checkpoint again with TAO and no encryption_key"
+    )]
+    Encrypted,
+    /// A value cannot be written so that `torch.load(weights_only=True)` accepts it.
+    #[error(
+        "cannot write {path}: {class} is not loadable with torch.load(weights_only=True); drop it or convert it first"
+    )]
+    NotWritable {
+        /// Path of the value in the structure.
+        path: String,
+        /// Its Python class.
+        class: String,
+    },
+    /// (Nearly) nothing of a state dict fits the model.
+    #[error("refused to load: {reason}\n{report}")]
+    LoadRefused {
+        /// The deciding figure.
+        reason: String,
+        /// The whole report, rendered.
+        report: String,
+    },
+    /// libtorch failed.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+impl Error {
+    /// Names the file in which `self` happened; errors that already name one stay as they are.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            Error::Io { .. } | Error::InFile { .. } => self,
+            other => Error::InFile { path: path.to_owned(), source: Box::new(other) },
+        }
+    }
+
+    /// The error itself, without the [`Error::InFile`] around it.
+    pub fn inner(&self) -> &Error {
+        match self {
+            Error::InFile { source, .. } => source.inner(),
+            other => other,
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    }
+}
+
+/// Result of [`crate::checkpoint`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

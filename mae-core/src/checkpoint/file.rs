@@ -1,0 +1,214 @@
+//! [`Checkpoint`]: a file, opened.
+
+use std::fmt;
+use std::path::Path;
+
+use super::container::{legacy, safetensors, zip_reader};
+use super::mmap::SharedBytes;
+use super::pickle::{self, NoStorages, Origin};
+use super::value::Opaque;
+use super::{Error, Result, TensorView, Value};
+
+/// Keys under which writers put their state dict, in the order in which TAO looks.
+const STATE_DICT_KEYS: [&str; 3] = ["model", "model_state", "state_dict"];
+
+/// Container of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// `torch.save` since PyTorch 1.6.
+    Zip {
+        /// Name of the archive's root folder.
+        root: String,
+    },
+    /// `torch.save` before PyTorch 1.6.
+    Legacy,
+    /// `.safetensors`.
+    Safetensors,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Format::Zip { root } => write!(f, "PyTorch zip (root folder {root})"),
+            Format::Legacy => f.write_str("PyTorch legacy (before 1.6)"),
+            Format::Safetensors => f.write_str("safetensors"),
+        }
+    }
+}
+
+/// How the weights are wrapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// PyTorch Lightning's checkpoint (TAO's too).
+    Lightning,
+    /// A state dict under this key.
+    Nested(&'static str),
+    /// The file is a state dict.
+    StateDict,
+    /// No weights.
+    Other,
+}
+
+/// An opened checkpoint. Its tensors stay in the file until they are read.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    root: Value,
+    format: Format,
+}
+
+impl Checkpoint {
+    /// Opens a `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors`; the format is recognised by content.
+    ///
+    /// The structure is read at once, tensors when they are asked for. Nothing in the file is executed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::ForbiddenGlobal`] when its pickle refers to something
+    /// that could run code, and others for files that are damaged, hostile or no checkpoint; all name the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        SharedBytes::map(path).and_then(Self::read).map_err(|error| error.in_file(path))
+    }
+
+    fn read(bytes: SharedBytes) -> Result<Self> {
+        if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
+            let (root, name) = zip_reader::read(bytes)?;
+            return Ok(Self { root, format: Format::Zip { root: name } });
+        }
+        if legacy::is_legacy(&bytes) {
+            return Ok(Self { root: legacy::read(&bytes)?, format: Format::Legacy });
+        }
+        if safetensors::is_safetensors(&bytes) {
+            return Ok(Self { root: safetensors::read(&bytes)?, format: Format::Safetensors });
+        }
+        Err(unrecognised(&bytes))
+    }
+
+    /// The whole structure.
+    pub fn root(&self) -> &Value {
+        &self.root
+    }
+
+    /// The container.
+    pub fn format(&self) -> &Format {
+        &self.format
+    }
+
+    /// How the weights are wrapped.
+    pub fn kind(&self) -> Kind {
+        if self.root.get("pytorch-lightning_version").is_some() {
+            return Kind::Lightning;
+        }
+        let nested = STATE_DICT_KEYS.iter().find(|key| self.root.get(key).is_some_and(is_state_dict));
+        match nested {
+            Some(key) => Kind::Nested(key),
+            None if is_state_dict(&self.root) => Kind::StateDict,
+            None => Kind::Other,
+        }
+    }
+
+    /// The tensors of the first non-empty of `model`, `model_state` and `state_dict`, or of the root itself when
+    /// it is a dict of tensors, in stored order. Entries that are no tensors (`_extra_state`) are left out.
+    ///
+    /// # Errors
+    /// [`Error::NoStateDict`], [`Error::Encrypted`] for TAO's encrypted checkpoints, and [`Error::Tensor`] for a
+    /// tensor of an unsupported kind (quantised, sparse, 8-bit float), by name.
+    pub fn state_dict(&self) -> Result<Vec<(String, TensorView)>> {
+        let nested = STATE_DICT_KEYS.iter().filter_map(|key| self.root.get(key));
+        let candidate = nested.chain([&self.root]).find(|value| is_state_dict(value));
+        let items = candidate.and_then(Value::as_dict).ok_or_else(|| self.no_state_dict())?;
+        let mut tensors = Vec::with_capacity(items.len());
+        for (key, value) in items {
+            let Some(name) = key.as_str() else { continue };
+            match value {
+                Value::Tensor(view) => tensors.push((name.to_owned(), view.clone())),
+                Value::Opaque(object) if is_unsupported_tensor(object) => {
+                    return Err(Error::Tensor {
+                        tensor: name.to_owned(),
+                        problem: format!(
+                            "it is stored as {}, which is not supported (quantised, sparse or 8-bit float)",
+                            object.class
+                        ),
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn no_state_dict(&self) -> Error {
+        if self.root.get("state_dict_encrypted").is_some() {
+            return Error::Encrypted;
+        }
+        let found = match self.root.as_dict() {
+            Some([]) => "an empty dict".to_owned(),
+            Some(items) => {
+                let keys = items.iter().take(8).map(|(key, value)| {
+                    let key = key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
+                    format!("{key} ({})", value.type_name())
+                });
+                format!("a dict with {}", keys.collect::<Vec<_>>().join(", "))
+            }
+            None => format!("a {}", self.root.type_name()),
+        };
+        Error::NoStateDict { found }
+    }
+}
+
+/// Reads a checkpoint from memory; the entry point for fuzzing.
+///
+/// # Errors
+/// Those of [`Checkpoint::open`].
+pub fn parse_bytes(bytes: &[u8]) -> Result<Checkpoint> {
+    Checkpoint::read(SharedBytes::owned(bytes.to_vec()))
+}
+
+/// A dict with at least one tensor directly in it.
+fn is_state_dict(value: &Value) -> bool {
+    let is_tensor = |value: &Value| match value {
+        Value::Tensor(_) => true,
+        Value::Opaque(object) => is_unsupported_tensor(object),
+        _ => false,
+    };
+    value.as_dict().is_some_and(|items| items.iter().any(|(key, value)| key.as_str().is_some() && is_tensor(value)))
+}
+
+fn is_unsupported_tensor(object: &Opaque) -> bool {
+    object.instance && object.class.starts_with("torch._utils._rebuild")
+}
+
+/// Says what a file is that is no checkpoint. A pickle is looked at for its globals, so that a hostile one is
+/// named as such.
+fn unrecognised(bytes: &[u8]) -> Error {
+    let found = match bytes {
+        [] => "an empty file".to_owned(),
+        [0x80, 0..=5, ..] => {
+            let origin = Origin { record: "the pickle".into(), base: 0 };
+            match pickle::unpickle(bytes, &origin, &mut NoStorages) {
+                Err(error @ Error::ForbiddenGlobal { .. }) => return error,
+                _ => "a bare Python pickle without PyTorch's header (write it with torch.save)".to_owned(),
+            }
+        }
+        _ if bytes.starts_with(b"version https://git-lfs.github.com/") => {
+            "a Git LFS pointer (run `git lfs pull` to get the file itself)".to_owned()
+        }
+        [0x1f, 0x8b, ..] => "a gzip file (unpack it first)".to_owned(),
+        [b'<', ..] => "an HTML or XML page (the download may have failed)".to_owned(),
+        _ => {
+            let head = &bytes[..bytes.len().min(24)];
+            match std::str::from_utf8(head) {
+                Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => {
+                    format!("a text that starts with {text:?}")
+                }
+                _ => format!("bytes that start with {:02x?}", &head[..head.len().min(8)]),
+            }
+        }
+    };
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Error::UnsupportedFormat {
+            what: "the tar format of PyTorch 0.1",
+            remedy: "load it in Python and save it again with torch.save",
+        };
+    }
+    Error::NotACheckpoint { found }
+}

@@ -1,0 +1,178 @@
+//! A network with its parameters: what a library user holds.
+
+use tch::{Device, Tensor};
+
+use crate::arch::{Arch, Family};
+use crate::checkpoint::dialect::{self, LoadReport, Role};
+use crate::checkpoint::{Checkpoint, TensorView};
+use crate::classify::{Classifier, ClassifierConfig};
+use crate::error::{Error, Result};
+use crate::ops::Eager;
+use crate::params::{Declare, Params};
+use crate::pretrain::{MaskedAutoencoder, PretrainConfig, Reconstruction, mask_noise};
+
+/// A network of the catalogue with its parameters, on one device.
+///
+/// ```
+/// use mae_core::arch::Arch;
+/// use mae_core::model::{Model, Network};
+/// use mae_core::pretrain::PretrainConfig;
+/// use tch::{Device, Kind, Tensor};
+///
+/// # fn main() -> mae_core::Result<()> {
+/// let arch = Arch::by_name("convnextv2_atto")?;
+/// let model = Model::pretrain(arch, (64, 64), PretrainConfig::default(), 1234, Device::Cpu)?;
+/// let images = Tensor::rand([2, 3, 64, 64], (Kind::Float, Device::Cpu));
+/// // One key a sample decides what is hidden.
+/// let output = model.reconstruct(&images, &[7, 8])?;
+/// assert!(f64::try_from(&output.loss)? > 0.0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Model {
+    /// The architecture.
+    pub arch: &'static Arch,
+    /// Height and width of its images.
+    pub size: (i64, i64),
+    /// The network.
+    pub network: Network,
+    /// The named table.
+    pub params: Params,
+}
+
+/// What a model does.
+#[derive(Debug)]
+pub enum Network {
+    /// Reconstructs hidden patches.
+    Pretrain(MaskedAutoencoder),
+    /// Classifies.
+    Classify(Classifier),
+}
+
+impl Model {
+    /// A new masked autoencoder, its parameters drawn from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::InputSize`], [`Error::MaskRatio`], or when libtorch has no memory.
+    pub fn pretrain(
+        arch: &'static Arch,
+        size: (i64, i64),
+        config: PretrainConfig,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self> {
+        let root = Declare::root();
+        let network = Network::Pretrain(MaskedAutoencoder::declare(&root, arch, size, config)?);
+        Ok(Model { arch, size, network, params: Params::new(root.into_specs(), seed, device)? })
+    }
+
+    /// A new classifier, its parameters drawn from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::InputSize`], [`Error::Setting`] for less than one class, or when libtorch has no memory.
+    pub fn classifier(
+        arch: &'static Arch,
+        size: (i64, i64),
+        config: &ClassifierConfig,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self> {
+        let root = Declare::root();
+        let network = Network::Classify(Classifier::declare(&root, arch, size, config)?);
+        Ok(Model { arch, size, network, params: Params::new(root.into_specs(), seed, device)? })
+    }
+
+    /// Images `[N, 3, H, W]` → logits `[N, num_classes]`, without gradients, in fp32.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a masked autoencoder.
+    pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        self.classify()?.logits(&Eager::new(&self.params), images)
+    }
+
+    /// Images `[N, 3, H, W]` → pooled features `[N, C]`, without gradients, in fp32.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a masked autoencoder.
+    pub fn features(&self, images: &Tensor) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        self.classify()?.features(&Eager::new(&self.params), images)
+    }
+
+    /// Images `[N, 3, H, W]` → their reconstruction, with gradients; key `i` decides what image `i` hides.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a classifier.
+    pub fn reconstruct(&self, images: &Tensor, sample_keys: &[u64]) -> Result<Reconstruction> {
+        let autoencoder = self.autoencoder()?;
+        let noise = mask_noise(sample_keys, autoencoder.patches(), images.device())?;
+        autoencoder.forward(&Eager::new(&self.params), images, &noise)
+    }
+
+    /// The classifier.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a masked autoencoder.
+    pub fn classify(&self) -> Result<&Classifier> {
+        match &self.network {
+            Network::Classify(classifier) => Ok(classifier),
+            Network::Pretrain(_) => Err(wrong_stage("finetune", "a masked autoencoder")),
+        }
+    }
+
+    /// The masked autoencoder.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a classifier.
+    pub fn autoencoder(&self) -> Result<&MaskedAutoencoder> {
+        match &self.network {
+            Network::Pretrain(autoencoder) => Ok(autoencoder),
+            Network::Classify(_) => Err(wrong_stage("pretrain", "a classifier")),
+        }
+    }
+
+    /// Every parameter by its state-dict name, in order. Nothing is copied until the views are read.
+    ///
+    /// # Errors
+    /// When a tensor cannot be viewed.
+    pub fn state_dict(&self) -> Result<Vec<(String, TensorView)>> {
+        self.params.iter().map(|(_, spec, tensor)| Ok((spec.name.clone(), TensorView::deferred(tensor)?))).collect()
+    }
+
+    /// Loads the weights of a checkpoint, ours or another project's.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or (nearly) nothing in it fits.
+    pub fn load(&mut self, checkpoint: &Checkpoint, role: Role) -> Result<LoadReport> {
+        self.load_state_dict(&checkpoint.state_dict()?, role)
+    }
+
+    /// Loads a state dict.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_state_dict(&mut self, source: &[(String, TensorView)], role: Role) -> Result<LoadReport> {
+        let target: Vec<_> = self.params.iter().map(|(_, s, _)| (s.name.clone(), s.shape.clone())).collect();
+        let family = match self.arch.family {
+            Family::ConvNeXtV2(_) => dialect::Family::ConvNeXtV2,
+            Family::Hiera(_) => dialect::Family::Hiera,
+            Family::Vit(_) => dialect::Family::Vit,
+        };
+        let plan = dialect::plan(source, &target, family, role)?;
+        for assignment in &plan.assignments {
+            let id = self.params.id(&assignment.target)?;
+            self.params.assign(id, &assignment.to_tensor()?)?;
+        }
+        Ok(plan.report)
+    }
+}
+
+fn wrong_stage(stage: &str, found: &str) -> Error {
+    Error::Setting {
+        key: "train.stage".into(),
+        problem: format!("this needs a model of stage {stage}, found {found}"),
+        remedy: format!("Use a checkpoint and a spec of stage {stage}"),
+    }
+}

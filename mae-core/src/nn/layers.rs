@@ -1,0 +1,104 @@
+//! The smallest layers: handles and the numbers that are not parameters.
+
+use super::init::Init;
+use crate::params::{Declare, ParamId};
+
+/// `x Wᵀ + b`, W `[out, in]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// `weight`, `[out, in]`.
+    pub weight: ParamId,
+    /// `bias`, `[out]`.
+    pub bias: Option<ParamId>,
+}
+
+impl Linear {
+    /// Declares `weight` and `bias` at `place`.
+    pub fn declare(place: &Declare, inputs: i64, outputs: i64, weight: Init, bias: Init) -> Self {
+        Linear {
+            weight: place.param("weight", &[outputs, inputs], weight),
+            bias: Some(place.param("bias", &[outputs], bias)),
+        }
+    }
+}
+
+/// A square 2-D convolution with a bias.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2d {
+    /// `weight`, `[out, in / groups, kernel, kernel]`.
+    pub weight: ParamId,
+    /// `bias`, `[out]`.
+    pub bias: ParamId,
+    /// Stride in both directions.
+    pub stride: i64,
+    /// Zeros around the image.
+    pub padding: i64,
+    /// Groups of channels; as many as channels in a depthwise convolution.
+    pub groups: i64,
+}
+
+impl Conv2d {
+    /// Declares a convolution whose kernel covers the image without overlap (patches, downsampling).
+    pub fn declare_patches(place: &Declare, inputs: i64, outputs: i64, kernel: i64, weight: Init, bias: Init) -> Self {
+        Conv2d {
+            weight: place.param("weight", &[outputs, inputs, kernel, kernel], weight),
+            bias: place.param("bias", &[outputs], bias),
+            stride: kernel,
+            padding: 0,
+            groups: 1,
+        }
+    }
+
+    /// Declares a depthwise convolution that keeps the image's size.
+    pub fn declare_depthwise(place: &Declare, channels: i64, kernel: i64, weight: Init, bias: Init) -> Self {
+        Conv2d {
+            weight: place.param("weight", &[channels, 1, kernel, kernel], weight),
+            bias: place.param("bias", &[channels], bias),
+            stride: 1,
+            padding: kernel / 2,
+            groups: channels,
+        }
+    }
+}
+
+/// Layer normalisation over the last dimension (arXiv 1607.06450).
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNorm {
+    /// `weight`, `[C]`.
+    pub weight: ParamId,
+    /// `bias`, `[C]`.
+    pub bias: ParamId,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    /// Declares `weight` (ones) and `bias` (zeros) at `place`, with the families' common eps 1e-6.
+    pub fn declare(place: &Declare, channels: i64) -> Self {
+        LayerNorm {
+            weight: place.param("weight", &[channels], Init::Ones),
+            bias: place.param("bias", &[channels], Init::Zeros),
+            eps: 1e-6,
+        }
+    }
+}
+
+/// Global response normalisation (ConvNeXt V2, arXiv 2301.00808, section 3.3).
+#[derive(Debug, Clone, Copy)]
+pub struct GlobalResponseNorm {
+    /// `gamma`, `[1, 1, 1, C]`.
+    pub gamma: ParamId,
+    /// `beta`, `[1, 1, 1, C]`.
+    pub beta: ParamId,
+}
+
+impl GlobalResponseNorm {
+    /// Declares `gamma` and `beta` (zeros) at `place`.
+    pub fn declare(place: &Declare, channels: i64) -> Self {
+        let shape = [1, 1, 1, channels];
+        GlobalResponseNorm {
+            gamma: place.param("gamma", &shape, Init::Zeros),
+            beta: place.param("beta", &shape, Init::Zeros),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! ONNX: the interpreter of [`Ops`](crate::ops::Ops) that records, and the file it becomes.
+//!
+//! ```no_run
+//! # fn classify(
+//! #     classifier: &mae_core::backbone::Encoder,
+//! #     params: &mae_core::params::Params,
+//! # ) -> mae_core::Result<()> {
+//! use mae_core::onnx::{self, ExportOptions};
+//!
+//! let options = ExportOptions { height: 224, width: 224, ..ExportOptions::default() };
+//! onnx::export("model.onnx".as_ref(), params, &options, |ops, images| classifier.features(ops, images))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | room | what lives there |
+//! | --- | --- |
+//! | `recorder` | values and the table of what has been recorded |
+//! | `operations` | what each operation becomes |
+//! | `graph` | nodes, constants, names |
+//! | `opset` | what the versions of the operator set change |
+//! | `proto` | the messages of the file format |
+//! | `write` | streaming, external data, putting files in place |
+//!
+//! # What the graph looks like
+//! - The input is `input`, `[batch_size, C, H, W]` fp32, the result `output`; every result in between has its shape, the
+//!   batch being the only dimension that may be open.
+//! - Parameters keep their names of the state dict. A linear layer's weight is stored transposed, `[in, out]`, and says
+//!   so in its `doc_string`: `MatMul` and `Add` on a constant are what onnxruntime and TensorRT fuse best over more than
+//!   two dimensions (`Gemm` has two only, and a `Transpose` node would leave the work to each loading). What is computed
+//!   from parameters alone, such as resampled positions, is stored as `NAME.folded`.
+//! - A node is called after the module of its parameters, else after the part of the model it stands in:
+//!   `blocks.3.attn.qkv/MatMul`. The same operation on the same inputs is one node, the same small constant one
+//!   initializer.
+//! - Images are channels-last between convolutions, which ONNX has channels-first: reorderings wait until an operation
+//!   needs them, so that they cancel where they can.
+//! - `LayerNormalization` and `Gelu` are single nodes in the operator sets that have them (17, 20), else the
+//!   compositions that runtimes recognise; attention is `MatMul`, `Mul`, `Softmax`, `MatMul`.
+
+mod graph;
+mod operations;
+mod opset;
+mod proto;
+mod recorder;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+pub use graph::DataType;
+pub use opset::{NEWEST_OPSET, OLDEST_OPSET};
+pub use recorder::{Recorder, Value};
+
+use crate::error::{Error, Result};
+use crate::params::Params;
+use opset::Opset;
+use proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
+use write::Model;
+
+/// The name of the model's input.
+pub const INPUT_NAME: &str = "input";
+/// The name of the model's result.
+pub const OUTPUT_NAME: &str = "output";
+
+/// How a model is exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// Version of the operator set, [`OLDEST_OPSET`] to [`NEWEST_OPSET`].
+    pub opset: i64,
+    /// Images a batch; `None` leaves it open, as the dimension `batch_size`.
+    pub batch_size: Option<i64>,
+    /// Channels of an image.
+    pub channels: i64,
+    /// Height of an image in pixels.
+    pub height: i64,
+    /// Width of an image in pixels.
+    pub width: i64,
+    /// Keys and values for the model's `metadata_props`, in this order.
+    pub metadata: Vec<(String, String)>,
+    /// Whether tensors go to a file beside the model, its name followed by `.data`. `None`: only when the model would
+    /// exceed the 2 GiB of one file.
+    pub external_data: Option<bool>,
+    /// Whether files that exist are replaced.
+    pub overwrite: bool,
+}
+
+impl Default for ExportOptions {
+    /// Operator set 17, open batch, three channels, 224 by 224 pixels, nothing replaced.
+    fn default() -> Self {
+        ExportOptions {
+            opset: 17,
+            batch_size: None,
+            channels: 3,
+            height: 224,
+            width: 224,
+            metadata: Vec::new(),
+            external_data: None,
+            overwrite: false,
+        }
+    }
+}
+
+/// What an export wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportSummary {
+    /// Nodes of the graph.
+    pub nodes: usize,
+    /// Constant tensors: parameters and small constants.
+    pub initializers: usize,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Shape of the result; -1 for an open batch.
+    pub output_shape: Vec<i64>,
+    /// The files, the model last.
+    pub files: Vec<PathBuf>,
+}
+
+/// Records `forward` for images `[N, C, H, W]` and writes it to `path`. The folder must exist. No file appears, or is
+/// replaced, before it is complete.
+///
+/// # Errors
+/// [`Error::Onnx`] for options that cannot be met or a file that exists; [`Error::Shape`] when the model does not fit
+/// the images; [`Error::Io`]; what `forward` returns.
+pub fn export(
+    path: &Path,
+    params: &Params,
+    options: &ExportOptions,
+    forward: impl FnOnce(&Recorder<'_>, &Value) -> Result<Value>,
+) -> Result<ExportSummary> {
+    if !options.overwrite {
+        write::refuse_existing(&[path])?;
+    }
+    let (model, output_shape) = record(params, options, forward)?;
+    let written = model.write(path, options.external_data, options.overwrite)?;
+    Ok(ExportSummary {
+        nodes: model.proto.graph.as_ref().map_or(0, |graph| graph.node.len()),
+        initializers: model.initializers.len(),
+        bytes: written.bytes,
+        output_shape,
+        files: written.files,
+    })
+}
+
+/// Records `forward`: the model and the shape of its result.
+fn record(
+    params: &Params,
+    options: &ExportOptions,
+    forward: impl FnOnce(&Recorder<'_>, &Value) -> Result<Value>,
+) -> Result<(Model, Vec<i64>)> {
+    let opset = Opset::new(options.opset)?;
+    let metadata_props = metadata(&options.metadata)?;
+    let shape = input_shape(options)?;
+    let _guard = tch::no_grad_guard();
+    let recorder = Recorder::new(params, opset, OUTPUT_NAME);
+    let images = recorder.input(INPUT_NAME, &shape);
+    let output = forward(&recorder, &images)?;
+    let output_shape = output.shape().to_vec();
+    let (graph, output) = recorder.finish(&output)?;
+    let (graph, initializers) = graph.finish("mae", output);
+    let proto = ModelProto {
+        ir_version: opset.ir_version(),
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset.version() }],
+        producer_name: "mae".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        graph: Some(graph),
+        metadata_props,
+    };
+    Ok((Model { proto, initializers }, output_shape))
+}
+
+fn input_shape(options: &ExportOptions) -> Result<[i64; 4]> {
+    let &ExportOptions { batch_size, channels, height, width, .. } = options;
+    let sizes = [
+        ("batch_size", batch_size.unwrap_or(1)),
+        ("channels", channels),
+        ("height", height),
+        ("width", width),
+    ];
+    if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size < 1) {
+        return Err(Error::Onnx {
+            problem: format!("{name} is {size}, expected at least 1"),
+            remedy: "Correct it; an open batch is set by leaving it unset (-1 in a spec)".into(),
+        });
+    }
+    Ok([batch_size.unwrap_or(-1), channels, height, width])
+}
+
+fn metadata(entries: &[(String, String)]) -> Result<Vec<StringStringEntryProto>> {
+    let mut keys = HashSet::new();
+    entries
+        .iter()
+        .map(|(key, value)| {
+            if keys.insert(key) {
+                return Ok(StringStringEntryProto { key: key.clone(), value: value.clone() });
+            }
+            Err(Error::Onnx {
+                problem: format!("the metadata has two values for '{key}', and a reader would see one"),
+                remedy: "Keep one".into(),
+            })
+        })
+        .collect()
+}

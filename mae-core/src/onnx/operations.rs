@@ -1,0 +1,398 @@
+//! What the recorder makes of each operation.
+
+use super::graph::{Attribute, TensorId};
+use super::recorder::{Recorder, Source, Value, shape_error};
+use crate::error::{Error, Result};
+use crate::nn::position::Resample;
+use crate::nn::{Conv2d, GlobalResponseNorm, LayerNorm, Linear};
+use crate::ops::{DropPath, Ops};
+use crate::params::ParamId;
+
+impl Ops for Recorder<'_> {
+    type Value = Value;
+
+    fn shape(&self, x: &Value) -> Vec<i64> {
+        x.shape.clone()
+    }
+
+    fn scope(&self, name: &str, body: impl FnOnce() -> Result<Value>) -> Result<Value> {
+        self.within(name, body)
+    }
+
+    fn linear(&self, x: &Value, layer: &Linear) -> Result<Value> {
+        let place = self.module(layer.weight);
+        let weight = &self.eager.params().spec(layer.weight).shape;
+        let mut shape = x.shape.clone();
+        match shape.last_mut() {
+            Some(last) if *last == weight[1] => *last = weight[0],
+            _ => return Err(shape_error(&place, &format!("[…, {}]", weight[1]), &x.shape)),
+        }
+        let inputs = [self.tensor(x)?, self.transposed_parameter(layer.weight)?];
+        let mut y = self.node(&place, "MatMul", &inputs, vec![], shape.clone());
+        if let Some(bias) = layer.bias {
+            y = self.node(&place, "Add", &[y, self.parameter_tensor(bias)?], vec![], shape);
+        }
+        Ok(self.value(y))
+    }
+
+    fn conv2d(&self, x: &Value, layer: &Conv2d) -> Result<Value> {
+        let place = self.module(layer.weight);
+        let weight = self.eager.params().spec(layer.weight).shape.clone();
+        let (channels, kernel) = (weight[1] * layer.groups, [weight[2], weight[3]]);
+        let expected = format!("[N, H, W, {channels}], no smaller than the kernel, {kernel:?}");
+        self.expect_rank(x, 4, &expected, &place)?;
+        let output = |dim: usize| {
+            let padded = x.shape[1 + dim] + 2 * layer.padding;
+            (padded - kernel[dim]).div_euclid(layer.stride) + 1
+        };
+        let shape = vec![x.shape[0], weight[0], output(0), output(1)];
+        if x.shape[3] != channels || shape[2] < 1 || shape[3] < 1 {
+            return Err(shape_error(&place, &expected, &x.shape));
+        }
+        // ONNX convolves channels-first. The reordering back stays pending, for the next convolution to cancel.
+        let image = self.tensor(&self.reordered(x, &[0, 3, 1, 2])?)?;
+        let inputs = [image, self.parameter_tensor(layer.weight)?, self.parameter_tensor(layer.bias)?];
+        let attributes = vec![
+            ("dilations", Attribute::Ints(vec![1, 1])),
+            ("group", Attribute::Int(layer.groups)),
+            ("kernel_shape", Attribute::Ints(kernel.to_vec())),
+            ("pads", Attribute::Ints(vec![layer.padding; 4])),
+            ("strides", Attribute::Ints(vec![layer.stride; 2])),
+        ];
+        Ok(self.value_in_order(self.node(&place, "Conv", &inputs, attributes, shape), vec![0, 2, 3, 1]))
+    }
+
+    fn layer_norm(&self, x: &Value, layer: &LayerNorm) -> Result<Value> {
+        let place = self.module(layer.weight);
+        let channels = self.eager.params().spec(layer.weight).shape[0];
+        if x.shape.last() != Some(&channels) {
+            return Err(shape_error(&place, &format!("[…, {channels}]"), &x.shape));
+        }
+        let input = self.tensor(x)?;
+        let (weight, bias) = (self.parameter_tensor(layer.weight)?, self.parameter_tensor(layer.bias)?);
+        if self.opset.has_layer_normalization() {
+            let attributes =
+                vec![("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(layer.eps as f32))];
+            let y =
+                self.node(&place, "LayerNormalization", &[input, weight, bias], attributes, x.shape.clone());
+            return Ok(self.value(y));
+        }
+        // The composition that runtimes recognise.
+        let last = x.shape.len() - 1;
+        let node = |op, inputs: &[TensorId]| self.node(&place, op, inputs, vec![], x.shape.clone());
+        let mut one = x.shape.clone();
+        one[last] = 1;
+        let mean = self.reduce(&place, "ReduceMean", input, &[last as i64], true, one.clone());
+        let centred = node("Sub", &[input, mean]);
+        let squared = node("Pow", &[centred, self.float(2.0)]);
+        let variance = self.reduce(&place, "ReduceMean", squared, &[last as i64], true, one.clone());
+        let variance = self.node(&place, "Add", &[variance, self.float(layer.eps)], vec![], one.clone());
+        let deviation = self.node(&place, "Sqrt", &[variance], vec![], one);
+        let normalised = node("Div", &[centred, deviation]);
+        Ok(self.value(node("Add", &[node("Mul", &[normalised, weight]), bias])))
+    }
+
+    fn global_response_norm(&self, x: &Value, layer: &GlobalResponseNorm) -> Result<Value> {
+        let place = self.module(layer.gamma);
+        let channels = self.eager.params().spec(layer.gamma).shape[3];
+        let expected = format!("[N, H, W, {channels}]");
+        self.expect_rank(x, 4, &expected, &place)?;
+        if x.shape[3] != channels {
+            return Err(shape_error(&place, &expected, &x.shape));
+        }
+        let input = self.tensor(x)?;
+        let (per_channel, per_image) = (vec![x.shape[0], 1, 1, channels], vec![x.shape[0], 1, 1, 1]);
+        let node =
+            |op, inputs: &[TensorId], shape: &[i64]| self.node(&place, op, inputs, vec![], shape.to_vec());
+        let energy = self.reduce(&place, "ReduceL2", input, &[1, 2], true, per_channel.clone());
+        let mean = self.reduce(&place, "ReduceMean", energy, &[3], true, per_image.clone());
+        let response =
+            node("Div", &[energy, node("Add", &[mean, self.float(1e-6)], &per_image)], &per_channel);
+        // γ·x·n + β + x = x·(γ·n + 1) + β: one product over the whole image instead of two.
+        let gamma = self.parameter_tensor(layer.gamma)?;
+        let scale =
+            node("Add", &[node("Mul", &[response, gamma], &per_channel), self.float(1.0)], &per_channel);
+        let scaled = node("Mul", &[input, scale], &x.shape);
+        Ok(self.value(node("Add", &[scaled, self.parameter_tensor(layer.beta)?], &x.shape)))
+    }
+
+    fn gelu(&self, x: &Value) -> Result<Value> {
+        let place = self.place();
+        let (input, order) = self.as_stored(x)?;
+        let shape = self.value(input).shape;
+        let node = |op, inputs: &[TensorId]| self.node(&place, op, inputs, vec![], shape.clone());
+        let y = if self.opset.has_gelu() {
+            node("Gelu", &[input])
+        } else {
+            // x/2 · (1 + erf(x/√2)), in the order that runtimes recognise.
+            let error = node("Erf", &[node("Div", &[input, self.float(std::f64::consts::SQRT_2)])]);
+            let sum = node("Add", &[error, self.float(1.0)]);
+            node("Mul", &[node("Mul", &[input, sum]), self.float(0.5)])
+        };
+        Ok(self.value_in_order(y, order))
+    }
+
+    fn attention(&self, q: &Value, k: &Value, v: &Value) -> Result<Value> {
+        let place = self.place();
+        let rank = q.shape.len();
+        let batch_alike =
+            |other: &Value| other.shape.len() == rank && other.shape[..rank - 2] == q.shape[..rank - 2];
+        if rank < 2 || !batch_alike(k) || !batch_alike(v) || k.shape[rank - 2] != v.shape[rank - 2] {
+            let found = [&q.shape[..], &k.shape[..], &v.shape[..]].concat();
+            return Err(shape_error(&place, "q, k and v with the same leading dimensions", &found));
+        }
+        let mut swapped: Vec<usize> = (0..rank).collect();
+        swapped.swap(rank - 2, rank - 1);
+        let keys = self.reordered(k, &swapped)?;
+        let mut scores = q.shape.clone();
+        scores[rank - 1] = keys.shape[rank - 1];
+        let mut output = q.shape.clone();
+        output[rank - 1] = v.shape[rank - 1];
+        let node = |op, inputs: &[TensorId], attributes, shape: &[i64]| {
+            self.node(&place, op, inputs, attributes, shape.to_vec())
+        };
+        let products = node("MatMul", &[self.tensor(q)?, self.tensor(&keys)?], vec![], &scores);
+        let scale = self.float(1.0 / (q.shape[rank - 1] as f64).sqrt());
+        let scaled = node("Mul", &[products, scale], vec![], &scores);
+        let weights = node("Softmax", &[scaled], vec![("axis", Attribute::Int(-1))], &scores);
+        Ok(self.value(node("MatMul", &[weights, self.tensor(v)?], vec![], &output)))
+    }
+
+    fn add(&self, x: &Value, y: &Value) -> Result<Value> {
+        if let (Some(a), Some(b)) = (x.constant(), y.constant()) {
+            return Ok(self.folded(a.name(), self.eager.add(&a.tensor, &b.tensor)?));
+        }
+        let place = self.place();
+        if let (Source::Tensor { id: a, order }, Source::Tensor { id: b, order: other }) =
+            (&x.source, &y.source)
+            && order == other
+            && x.shape == y.shape
+        {
+            let shape = self.value(*a).shape;
+            return Ok(self.value_in_order(self.node(&place, "Add", &[*a, *b], vec![], shape), order.clone()));
+        }
+        let shape = broadcast(&x.shape, &y.shape).ok_or_else(|| {
+            shape_error(&place, &format!("a shape that can be added to {:?}", x.shape), &y.shape)
+        })?;
+        Ok(self.value(self.node(&place, "Add", &[self.tensor(x)?, self.tensor(y)?], vec![], shape)))
+    }
+
+    fn drop_path(&self, branch: Value, _: DropPath) -> Result<Value> {
+        Ok(branch)
+    }
+
+    fn reshape(&self, x: &Value, shape: &[i64]) -> Result<Value> {
+        if let Some(constant) = x.constant() {
+            return Ok(self.folded(constant.name(), self.eager.reshape(&constant.tensor, shape)?));
+        }
+        let place = self.place();
+        let shape = resolve(&x.shape, shape).ok_or_else(|| {
+            shape_error(&place, &format!("as many elements as {shape:?}, the batch by itself"), &x.shape)
+        })?;
+        if shape == x.shape {
+            return Ok(x.clone());
+        }
+        // 0 keeps the dimension of that place, by which a runtime knows that it is the batch; -1 leaves it to be computed.
+        let target: Vec<i64> = shape
+            .iter()
+            .enumerate()
+            .map(|(dim, &size)| if size < 0 && x.shape.get(dim) == Some(&-1) { 0 } else { size })
+            .collect();
+        let inputs = [self.tensor(x)?, self.integers(&target)];
+        Ok(self.value(self.node(&place, "Reshape", &inputs, vec![], shape)))
+    }
+
+    fn permute(&self, x: &Value, order: &[i64]) -> Result<Value> {
+        let order = order.iter().map(|&dim| self.dim(x, dim)).collect::<Result<Vec<_>>>()?;
+        self.reordered(x, &order)
+    }
+
+    fn narrow(&self, x: &Value, dim: i64, start: i64, length: i64) -> Result<Value> {
+        if let Some(constant) = x.constant() {
+            return Ok(self.folded(constant.name(), self.eager.narrow(&constant.tensor, dim, start, length)?));
+        }
+        let dim = self.dim(x, dim)?;
+        if start < 0 || length < 1 || start + length > x.shape[dim] {
+            let expected = format!("at least {} in dimension {dim}", start + length);
+            return Err(shape_error(&self.place(), &expected, &x.shape));
+        }
+        if length == x.shape[dim] {
+            return Ok(x.clone());
+        }
+        let (input, order) = self.as_stored(x)?;
+        let mut shape = self.value(input).shape;
+        shape[order[dim]] = length;
+        let bounds = [start, start + length, order[dim] as i64].map(|value| self.integers(&[value]));
+        let y = self.node(&self.place(), "Slice", &[input, bounds[0], bounds[1], bounds[2]], vec![], shape);
+        Ok(self.value_in_order(y, order))
+    }
+
+    fn select(&self, x: &Value, dim: i64, index: i64) -> Result<Value> {
+        if let Some(constant) = x.constant() {
+            return Ok(self.folded(constant.name(), self.eager.select(&constant.tensor, dim, index)?));
+        }
+        let dim = self.dim(x, dim)?;
+        if index < 0 || index >= x.shape[dim] {
+            let expected = format!("more than {index} in dimension {dim}");
+            return Err(shape_error(&self.place(), &expected, &x.shape));
+        }
+        let (input, order) = self.as_stored(x)?;
+        let mut shape = self.value(input).shape;
+        shape.remove(order[dim]);
+        let attributes = vec![("axis", Attribute::Int(order[dim] as i64))];
+        let y = self.node(&self.place(), "Gather", &[input, self.integer(index)], attributes, shape);
+        Ok(self.value_in_order(y, without(&order, &[dim])))
+    }
+
+    fn mean(&self, x: &Value, dims: &[i64]) -> Result<Value> {
+        self.reduce_away("ReduceMean", x, dims)
+    }
+
+    fn amax(&self, x: &Value, dim: i64) -> Result<Value> {
+        self.reduce_away("ReduceMax", x, &[dim])
+    }
+
+    fn positions(&self, table: ParamId, resample: Option<Resample>) -> Result<Value> {
+        if resample.is_none() {
+            return Ok(self.parameter(table));
+        }
+        let name = &self.eager.params().spec(table).name;
+        Ok(self.folded(name, self.eager.positions(table, resample)?))
+    }
+
+    fn prepend_token(&self, token: ParamId, position: &Value, x: &Value) -> Result<Value> {
+        let place = self.place();
+        self.expect_rank(x, 3, "[N, L, C]", &place)?;
+        let token = self.add(&self.parameter(token), position)?;
+        let (batch, length, channels) = (x.shape[0], x.shape[1], x.shape[2]);
+        if token.shape != [1, 1, channels] {
+            return Err(shape_error(&place, &format!("a token of shape [1, 1, {channels}]"), &token.shape));
+        }
+        let input = self.tensor(x)?;
+        let mut tokens = self.tensor(&token)?;
+        if batch != 1 {
+            let target = if batch > 0 {
+                self.integers(&[batch, 1, channels])
+            } else {
+                self.open_shape(input, &[1, channels])
+            };
+            tokens = self.node(&place, "Expand", &[tokens, target], vec![], vec![batch, 1, channels]);
+        }
+        let attributes = vec![("axis", Attribute::Int(1))];
+        Ok(self.value(self.node(
+            &place,
+            "Concat",
+            &[tokens, input],
+            attributes,
+            vec![batch, 1 + length, channels],
+        )))
+    }
+}
+
+impl Recorder<'_> {
+    /// The tensor behind a value, and the order in which the value has its dimensions.
+    fn as_stored(&self, x: &Value) -> Result<(TensorId, Vec<usize>)> {
+        match &x.source {
+            Source::Tensor { id, order } => Ok((*id, order.clone())),
+            Source::Constant(_) => Ok((self.tensor(x)?, (0..x.shape.len()).collect())),
+        }
+    }
+
+    /// A reduction whose dimensions disappear.
+    fn reduce_away(&self, op: &'static str, x: &Value, dims: &[i64]) -> Result<Value> {
+        let dims = dims.iter().map(|&dim| self.dim(x, dim)).collect::<Result<Vec<_>>>()?;
+        let (input, order) = self.as_stored(x)?;
+        let mut axes: Vec<usize> = dims.iter().map(|&dim| order[dim]).collect();
+        axes.sort_unstable();
+        let stored = self.value(input).shape;
+        let shape = (0..stored.len()).filter(|axis| !axes.contains(axis)).map(|axis| stored[axis]).collect();
+        let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
+        let y = self.reduce(&self.place(), op, input, &axes, false, shape);
+        Ok(self.value_in_order(y, without(&order, &dims)))
+    }
+
+    fn reduce(
+        &self,
+        place: &str,
+        op: &'static str,
+        input: TensorId,
+        axes: &[i64],
+        keep: bool,
+        shape: Vec<i64>,
+    ) -> TensorId {
+        let keep = ("keepdims", Attribute::Int(keep.into()));
+        if self.opset.reduces_by_input() {
+            return self.node(place, op, &[input, self.integers(axes)], vec![keep], shape);
+        }
+        self.node(place, op, &[input], vec![("axes", Attribute::Ints(axes.to_vec())), keep], shape)
+    }
+
+    /// The shape `[N, rest…]`, N being the open first dimension of `input`.
+    fn open_shape(&self, input: TensorId, rest: &[i64]) -> TensorId {
+        let batch = if self.opset.has_partial_shape() {
+            self.integer_node("Shape", &[input], vec![("end", Attribute::Int(1))], vec![1])
+        } else {
+            let rank = self.value(input).shape.len() as i64;
+            let all = self.integer_node("Shape", &[input], vec![], vec![rank]);
+            self.integer_node(
+                "Gather",
+                &[all, self.integers(&[0])],
+                vec![("axis", Attribute::Int(0))],
+                vec![1],
+            )
+        };
+        let attributes = vec![("axis", Attribute::Int(0))];
+        self.integer_node("Concat", &[batch, self.integers(rest)], attributes, vec![1 + rest.len() as i64])
+    }
+
+    /// A dimension's number, which may be counted from the end.
+    fn dim(&self, x: &Value, dim: i64) -> Result<usize> {
+        let rank = x.shape.len() as i64;
+        let index = if dim < 0 { dim + rank } else { dim };
+        if (0..rank).contains(&index) {
+            return Ok(index as usize);
+        }
+        Err(Error::Shape {
+            what: format!("ONNX export, {}", self.place()),
+            expected: format!("a dimension of {:?}", x.shape),
+            found: dim.to_string(),
+        })
+    }
+}
+
+/// `order` after the dimensions `dims` of the value have gone.
+fn without(order: &[usize], dims: &[usize]) -> Vec<usize> {
+    let left: Vec<usize> =
+        order.iter().enumerate().filter(|(dim, _)| !dims.contains(dim)).map(|(_, &axis)| axis).collect();
+    left.iter().map(|&axis| left.iter().filter(|&&other| other < axis).count()).collect()
+}
+
+/// The shape of a sum.
+fn broadcast(x: &[i64], y: &[i64]) -> Option<Vec<i64>> {
+    let rank = x.len().max(y.len());
+    let size = |shape: &[i64], dim: usize| (dim + shape.len()).checked_sub(rank).map_or(1, |dim| shape[dim]);
+    (0..rank)
+        .map(|dim| match (size(x, dim), size(y, dim)) {
+            (a, b) if a == b => Some(a),
+            (1, b) => Some(b),
+            (a, 1) => Some(a),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The shape that `to` means for a value of shape `from`: -1 computed, unless it is the open batch. None when the
+/// elements do not fit, or the open batch would be joined with or divided into other dimensions.
+fn resolve(from: &[i64], to: &[i64]) -> Option<Vec<i64>> {
+    let known = |shape: &[i64]| shape.iter().filter(|&&size| size >= 0).product::<i64>();
+    let open = |shape: &[i64]| shape.iter().filter(|&&size| size < 0).count();
+    match (open(from), open(to)) {
+        (1, 1) | (0, 0) => (known(from) == known(to)).then(|| to.to_vec()),
+        (0, 1) => {
+            let (all, rest) = (known(from), known(to));
+            (rest > 0 && all % rest == 0)
+                .then(|| to.iter().map(|&size| if size < 0 { all / rest } else { size }).collect())
+        }
+        _ => None,
+    }
+}

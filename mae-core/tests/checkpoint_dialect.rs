@@ -1,0 +1,231 @@
+//! Foreign checkpoints into our models: which tensor lands where, with which values.
+
+mod checkpoint_common;
+
+use checkpoint_common::{check_tensor, close, goldens, json, shape};
+use mae_core::checkpoint::dialect::{Family, LoadPlan, Role, SkipReason, Transform, plan, resize_positions};
+use mae_core::checkpoint::{Checkpoint, Error, TensorView};
+use serde_json::Value as Json;
+use tch::{Kind, Tensor};
+
+/// Names and shapes of a model, the head for `num_classes`.
+fn target(catalog: &Json, arch: &str, role: &str, num_classes: i64) -> Vec<(String, Vec<i64>)> {
+    let rows = catalog["archs"][arch][role]["tensors"].as_array().unwrap();
+    let row = |row: &Json| {
+        let name = row[0].as_str().unwrap().to_owned();
+        let mut shape = shape(&row[1]);
+        if ["head.weight", "head.bias", "head.fc.weight", "head.fc.bias"].contains(&name.as_str()) {
+            shape[0] = num_classes;
+        }
+        (name, shape)
+    };
+    rows.iter().map(row).collect()
+}
+
+fn family(arch: &str) -> Family {
+    match arch {
+        _ if arch.starts_with("convnext") => Family::ConvNeXtV2,
+        _ if arch.starts_with("vit") => Family::Vit,
+        _ => Family::Hiera,
+    }
+}
+
+fn catalog() -> Json {
+    json(&goldens().join("catalog.json"))
+}
+
+/// The fill rule of the goldens.
+fn filled(salt: &str, name: &str, shape: &[i64]) -> Vec<f64> {
+    let key = if salt.is_empty() { name.to_owned() } else { format!("{salt}:{name}") };
+    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let numel: i64 = shape.iter().product();
+    let last = name.rsplit('.').next().unwrap();
+    (0..numel as u64)
+        .map(|index| {
+            let mut z = hash.wrapping_add(index).wrapping_add(0x9E37_79B9_7F4A_7C15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            let w = 2.0 * (((z ^ (z >> 31)) >> 11) as f64 * 2_f64.powi(-53)) - 1.0;
+            let value = match (last, shape) {
+                ("gamma", _) => w * 0.5,
+                ("beta" | "bias", _) => w * 0.1,
+                (_, [_]) => 1.0 + w * 0.1,
+                (_, [1, ..]) => w * 0.5,
+                _ => w * (3.0 / (numel / shape[0]) as f64).sqrt(),
+            };
+            f64::from(value as f32)
+        })
+        .collect()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+fn load(file: &str, description: &Json, role: Role) -> LoadPlan {
+    let arch = description["arch"].as_str().unwrap();
+    let num_classes = description["num_classes"].as_i64().unwrap();
+    let checkpoint = Checkpoint::open(goldens().join("checkpoints/foreign").join(file)).unwrap();
+    let kind = if role == Role::Backbone { "export_backbone" } else { "finetune" };
+    let target = target(&catalog(), arch, kind, num_classes);
+    plan(&checkpoint.state_dict().unwrap(), &target, family(arch), role).unwrap()
+}
+
+#[test]
+fn foreign_checkpoints_load_what_upstream_loads_and_more() {
+    let expected = json(&goldens().join("checkpoints/foreign/expected.json"));
+    let salt = expected["salt"].as_str().unwrap();
+    let mut checked = 0;
+    for (file, description) in expected["files"].as_object().unwrap() {
+        if description.get("arch").is_none() || !goldens().join("checkpoints/foreign").join(file).exists() {
+            continue;
+        }
+        let role = if file.contains("export_backbone") { Role::Backbone } else { Role::Finetune };
+        let plan = load(file, description, role);
+        let upstream = description["upstream"]["loaded_keys"].as_object();
+        for (name, tensor) in upstream.into_iter().flatten() {
+            let assignment = plan.assignments.iter().find(|assignment| &assignment.target == name);
+            let found = assignment.unwrap_or_else(|| panic!("{file}: {name} is not loaded")).to_tensor().unwrap();
+            check_tensor(name, &TensorView::from_tensor(&found).unwrap(), tensor);
+        }
+        // Whatever upstream does not manage has the values of the rule, too.
+        for assignment in &plan.assignments {
+            if assignment.transforms.iter().any(|transform| matches!(transform, Transform::Positions { .. })) {
+                continue;
+            }
+            let tensor = assignment.to_tensor().unwrap();
+            let rule = filled(salt, &assignment.target, &tensor.size());
+            assert_eq!(values(&tensor), rule, "{file}: {}", assignment.target);
+        }
+        let report = &plan.report;
+        assert_eq!(report.loaded_tensors(), plan.assignments.len());
+        assert_eq!(report.loaded_tensors() + report.skipped.len(), report.source_tensors, "{file}");
+        assert_eq!(report.loaded_tensors() + report.missing.len(), report.target_tensors, "{file}");
+        checked += 1;
+    }
+    assert!(checked > 0);
+}
+
+#[test]
+fn what_upstream_drops_silently_or_fails_on_loads() {
+    let expected = json(&goldens().join("checkpoints/foreign/expected.json"));
+    let load = |file: &str| load(file, &expected["files"][file], Role::Finetune);
+    let prefixed = load("convnextv2_atto_model_prefix_only.pth");
+    assert_eq!(prefixed.report.renamed.len(), prefixed.report.source_tensors);
+    let sparse = load("convnextv2_atto_fcmae_minkowski.pth");
+    assert!(sparse.report.skipped.iter().all(|skipped| skipped.reason == SkipReason::PretrainingOnly));
+    let head = load("hiera_tiny_224_head_mismatch.pth");
+    assert!(head.report.skipped.iter().any(|s| matches!(s.reason, SkipReason::HeadShape { .. })));
+}
+
+#[test]
+fn lightning_checkpoints_initialise_a_finetuning_and_load_in_full() {
+    let folder = goldens().join("checkpoints");
+    let pretrained = folder.join("lightning_pretrain_atto/model_epoch_000_step_00002.pth");
+    if !pretrained.exists() {
+        return;
+    }
+    let catalog = catalog();
+    let source = Checkpoint::open(&pretrained).unwrap().state_dict().unwrap();
+    let finetune = target(&catalog, "convnextv2_atto", "finetune", 10);
+    let from_pretrained = plan(&source, &finetune, Family::ConvNeXtV2, Role::Finetune).unwrap();
+    assert_eq!(from_pretrained.report.missing, ["norm.weight", "norm.bias", "head.weight", "head.bias"]);
+    let own = target(&catalog, "convnextv2_atto", "pretrain", 10);
+    let full = plan(&source, &own, Family::ConvNeXtV2, Role::Full).unwrap();
+    assert_eq!(full.assignments.len(), own.len());
+    // A finetuned model is not in a pretraining checkpoint.
+    let refused = plan(&source, &finetune, Family::ConvNeXtV2, Role::Full).unwrap_err();
+    assert!(matches!(refused, Error::LoadRefused { .. }));
+    let tuned = Checkpoint::open(folder.join("lightning_finetune_atto/model_epoch_000_step_00002.pth")).unwrap();
+    let four = target(&catalog, "convnextv2_atto", "finetune", 4);
+    let full = plan(&tuned.state_dict().unwrap(), &four, Family::ConvNeXtV2, Role::Full).unwrap();
+    assert!(full.report.missing.is_empty() && full.report.skipped.is_empty());
+}
+
+fn synthetic(tensors: &[(&str, &[i64])]) -> Vec<(String, TensorView)> {
+    let build = |(name, shape): &(&str, &[i64])| {
+        let values = vec![1.0; shape.iter().product::<i64>() as usize];
+        ((*name).to_owned(), TensorView::from_f32(shape, &values).unwrap())
+    };
+    tensors.iter().map(build).collect()
+}
+
+fn model(tensors: &[(&str, &[i64])]) -> Vec<(String, Vec<i64>)> {
+    tensors.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())).collect()
+}
+
+#[test]
+fn the_report_reads_well() {
+    let source = synthetic(&[
+        ("module.model.encoder.stages.0.0.dwconv.bias", &[1, 8]),
+        ("module.model.encoder.stages.0.0.grn.gamma", &[1, 32]),
+        ("module.model.encoder.stages.0.0.norm.weight", &[8]),
+        ("module.model.encoder.stages.0.0.norm.bias", &[8]),
+        ("module.model.decoder.0.norm.weight", &[8]),
+        ("module.model.mask_token", &[1, 8, 1, 1]),
+        ("head.weight", &[1000, 8]),
+        ("ema.decay", &[1]),
+    ]);
+    let target = model(&[
+        ("stages.0.0.dwconv.bias", &[8]),
+        ("stages.0.0.grn.gamma", &[1, 1, 1, 32]),
+        ("stages.0.0.norm.weight", &[8]),
+        ("stages.0.0.norm.bias", &[8]),
+        ("head.weight", &[10, 8]),
+        ("head.bias", &[10]),
+    ]);
+    let plan = plan(&source, &target, Family::ConvNeXtV2, Role::Finetune).unwrap();
+    insta::assert_snapshot!(plan.report.to_string());
+}
+
+#[test]
+fn another_architecture_is_refused() {
+    let resnet = synthetic(&[("layer1.0.conv1.weight", &[8, 8, 3, 3]), ("bn1.weight", &[8]), ("fc.weight", &[10, 8])]);
+    let vit = model(&[("cls_token", &[1, 1, 8]), ("head.weight", &[10, 8])]);
+    insta::assert_snapshot!(plan(&resnet, &vit, Family::Vit, Role::Finetune).unwrap_err().to_string());
+    let larger = synthetic(&[("cls_token", &[1, 1, 16]), ("norm.weight", &[16])]);
+    insta::assert_snapshot!(plan(&larger, &vit, Family::Vit, Role::Finetune).unwrap_err().to_string());
+    assert!(plan(&[], &vit, Family::Vit, Role::Finetune).is_err());
+}
+
+#[test]
+fn position_embeddings_are_resampled_as_upstream_does() {
+    let folder = goldens().join("pos_embed");
+    if !folder.is_dir() {
+        return;
+    }
+    let cases = json(&folder.join("pos_embed.json"));
+    let mut checked = 0;
+    for case in cases["interpolation"].as_array().unwrap() {
+        // The other source is the sin-cos table, whose making is not the subject here.
+        if case["source"] != "filled" {
+            continue;
+        }
+        let shape = shape(&case["source_shape"]);
+        let source: Vec<f32> = filled("", "pos_embed", &shape).iter().map(|value| *value as f32).collect();
+        let source = Tensor::from_slice(&source).reshape(&shape);
+        let resized = resize_positions(&source, 1, case["to"].as_i64().unwrap()).unwrap();
+        let expected = Tensor::read_npy(folder.join(case["file"].as_str().unwrap())).unwrap();
+        assert_eq!(resized.size(), expected.size());
+        let difference = (resized - expected).abs().max().double_value(&[]);
+        assert!(difference < 1e-5, "{}: {difference}", case["file"]);
+        checked += 1;
+    }
+    assert!(checked > 0);
+}
+
+#[test]
+fn positions_of_other_image_sizes_fit() {
+    // ViT with a class token, Hiera without.
+    for (family, from, to) in [(Family::Vit, 50, 197), (Family::Hiera, 49, 196)] {
+        let source = synthetic(&[("pos_embed", &[1, from, 8])]);
+        let plan = plan(&source, &model(&[("pos_embed", &[1, to, 8])]), family, Role::Full).unwrap();
+        assert_eq!(plan.report.interpolated.len(), 1);
+        let resized = plan.assignments[0].to_tensor().unwrap();
+        assert_eq!(resized.size(), [1, to, 8]);
+        // Bicubic weights sum to one.
+        assert!(values(&resized).iter().all(|value| close(*value, 1.0)));
+    }
+}

@@ -1,0 +1,40 @@
+//! Random erasing (Zhong et al. 2020) in timm's mode `pixel`.
+
+use crate::rng::KeyedRng;
+
+const AREA: (f64, f64) = (0.02, 1.0 / 3.0);
+const MIN_ASPECT: f64 = 0.3;
+
+/// Fills one box of a normalised image with noise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RandomErasing {
+    /// Probability that an image gets a box.
+    pub prob: f64,
+}
+
+impl RandomErasing {
+    /// Draws whether and where, and fills the box of `out` (`[3, H, W]`) with standard normal values.
+    pub fn apply(&self, out: &mut [f32], (height, width): (usize, usize), rng: &mut KeyedRng) {
+        if !rng.chance(self.prob) {
+            return;
+        }
+        let area = (height * width) as f64;
+        for _ in 0..10 {
+            let target = area * rng.uniform(AREA.0, AREA.1);
+            let aspect = rng.uniform(MIN_ASPECT.ln(), (1.0 / MIN_ASPECT).ln()).exp();
+            let h = (target * aspect).sqrt().round_ties_even() as usize;
+            let w = (target / aspect).sqrt().round_ties_even() as usize;
+            if w >= width || h >= height {
+                continue;
+            }
+            let top = rng.below(height - h + 1);
+            let left = rng.below(width - w + 1);
+            for plane in out.chunks_exact_mut(height * width) {
+                for row in plane.chunks_exact_mut(width).skip(top).take(h) {
+                    row[left..left + w].iter_mut().for_each(|value| *value = rng.normal() as f32);
+                }
+            }
+            return;
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Samples to batches: a fixed order, threads in the process, bounded memory.
+//!
+//! What a batch holds depends on (seed, epoch, batch index, rank, world size) and nothing else: not on the number of
+//! threads, not on where an epoch was entered. `N` ranks of batch size `B` see, step by step, the samples that one
+//! rank of batch size `N * B` sees.
+
+mod plan;
+mod work;
+
+pub use work::EpochIter;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::augment::Mixup;
+use crate::error::Error;
+use crate::source::Dataset;
+use crate::transform::Pipeline;
+use plan::Plan;
+
+/// Settings of a [`Loader`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoaderOptions {
+    /// Samples in a batch of one rank.
+    pub batch_size: usize,
+    /// Order and augmentation follow from it.
+    pub seed: u64,
+    /// Another order each epoch instead of that of the names.
+    pub shuffle: bool,
+    /// Leave out the last batch when it is not full on every rank.
+    pub drop_last: bool,
+    /// Worker threads; 0 for as many as there are cores, at most 16.
+    pub threads: usize,
+    /// This process among those that share the data.
+    pub rank: usize,
+    /// Number of processes that share the data.
+    pub world_size: usize,
+    /// Batches prepared ahead of the consumer, at least one.
+    pub prefetch_batches: usize,
+    /// Mixes the images of each batch.
+    pub mixup: Option<Mixup>,
+    /// Share of unreadable images up to which others stand in for them; beyond it they are an error.
+    pub max_bad_fraction: f64,
+}
+
+impl Default for LoaderOptions {
+    fn default() -> Self {
+        Self {
+            batch_size: 1,
+            seed: 0,
+            shuffle: false,
+            drop_last: false,
+            threads: 0,
+            rank: 0,
+            world_size: 1,
+            prefetch_batches: 2,
+            mixup: None,
+            max_bad_fraction: 0.01,
+        }
+    }
+}
+
+/// The images of one step on one rank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Normalised pixels, `[N, 3, H, W]`.
+    pub images: Vec<f32>,
+    /// `[N, 3, H, W]`.
+    pub shape: [usize; 4],
+    /// Class of each image, `[N]`; -1 without labels.
+    pub labels: Vec<i64>,
+    /// Mixed and smoothed targets, `[N, num_classes]`, when mixup is on.
+    pub targets: Option<Vec<f32>>,
+    /// Index into the data set of each image, `[N]`.
+    pub samples: Vec<u64>,
+    /// The first `valid` images count; the rest only makes the ranks equal.
+    pub valid: usize,
+    /// Places in the batch that hold another image because theirs could not be read: leave them out of results.
+    pub replaced: Vec<usize>,
+    /// The epoch.
+    pub epoch: u64,
+    /// The batch within the epoch.
+    pub index: usize,
+}
+
+/// An image that could not be read, or only in part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadSample {
+    /// Index into the data set.
+    pub index: u64,
+    /// Its path as results show it.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Whether another image stands in for it; else the part that could be read is used.
+    pub replaced: bool,
+}
+
+/// Makes the batches of each epoch.
+pub struct Loader {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dataset: Arc<Dataset>,
+    pipeline: Pipeline,
+    options: LoaderOptions,
+    bad: Mutex<BTreeMap<u64, BadSample>>,
+}
+
+impl Loader {
+    /// Checks the settings against the data set.
+    ///
+    /// # Errors
+    /// When a setting is illegal, when an epoch would have no batch, or when mixup finds no labels or too many.
+    pub fn new(dataset: Arc<Dataset>, pipeline: Pipeline, options: LoaderOptions) -> Result<Self, Error> {
+        let check = |ok: bool, field, found: usize, expected: &str| {
+            if ok { Ok(()) } else { Err(Error::setting(field, found, expected)) }
+        };
+        check(options.batch_size > 0, "dataset.batch_size", 0, "at least 1")?;
+        check(options.world_size > 0, "world size", 0, "at least 1")?;
+        let last_rank = options.world_size - 1;
+        check(options.rank <= last_rank, "rank", options.rank, &format!("0 to {last_rank}"))?;
+        check(dataset.len() <= u32::MAX as usize, "number of images", dataset.len(), "at most 4294967295")?;
+        if !(0.0..=1.0).contains(&options.max_bad_fraction) {
+            return Err(Error::setting(
+                "dataset.max_bad_fraction",
+                options.max_bad_fraction,
+                "a share from 0 to 1",
+            ));
+        }
+        let path = || dataset.source().to_owned();
+        if let Some(mixup) = &options.mixup {
+            mixup.validate()?;
+            let classes = dataset.classes().len();
+            if classes == 0 {
+                return Err(Error::NoLabels { path: path() });
+            }
+            if classes > mixup.num_classes {
+                return Err(Error::TooManyClasses {
+                    path: path(),
+                    found: classes,
+                    num_classes: mixup.num_classes,
+                });
+            }
+        }
+        let loader = Self { inner: Arc::new(Inner { dataset, pipeline, options, bad: Mutex::default() }) };
+        if loader.batches_per_epoch() == 0 {
+            let Inner { dataset, options, .. } = &*loader.inner;
+            return Err(Error::TooFewSamples {
+                path: dataset.source().to_owned(),
+                samples: dataset.len(),
+                needed: options.batch_size.saturating_mul(options.world_size),
+                batch_size: options.batch_size,
+                world_size: options.world_size,
+            });
+        }
+        Ok(loader)
+    }
+
+    /// The data set.
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.inner.dataset
+    }
+
+    /// The settings.
+    pub fn options(&self) -> &LoaderOptions {
+        &self.inner.options
+    }
+
+    /// Batches of each rank in an epoch, the same for all ranks.
+    pub fn batches_per_epoch(&self) -> usize {
+        plan::steps(self.inner.dataset.len(), &self.inner.options)
+    }
+
+    /// The batches of an epoch from `start_batch` on, which costs the same wherever it is.
+    pub fn epoch(&self, epoch: u64, start_batch: usize) -> EpochIter {
+        let plan = Plan::new(self.inner.dataset.len(), epoch, &self.inner.options);
+        EpochIter::start(Arc::clone(&self.inner), plan, epoch, start_batch)
+    }
+
+    /// The images that could not be read, or only in part, in batches handed out so far; by index.
+    pub fn bad_samples(&self) -> Vec<BadSample> {
+        self.inner.bad().values().cloned().collect()
+    }
+}
+
+impl Inner {
+    fn bad(&self) -> MutexGuard<'_, BTreeMap<u64, BadSample>> {
+        // Entries are inserted whole, so the map is good even if a holder panicked.
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of bad samples; an error when there are too many now.
+    fn note_bad(&self, found: Vec<BadSample>) -> Result<(), Error> {
+        let Some(last) = found.iter().rfind(|sample| sample.replaced).cloned() else {
+            self.bad().extend(found.into_iter().map(|sample| (sample.index, sample)));
+            return Ok(());
+        };
+        let mut bad = self.bad();
+        bad.extend(found.into_iter().map(|sample| (sample.index, sample)));
+        let count = bad.values().filter(|sample| sample.replaced).count();
+        let allowed = (self.options.max_bad_fraction * self.dataset.len() as f64).floor() as usize;
+        // With nothing left to stand in, no limit can allow it.
+        if count <= allowed && count < self.dataset.len() {
+            return Ok(());
+        }
+        Err(Error::TooManyBadSamples {
+            path: self.dataset.source().to_owned(),
+            bad: count,
+            total: self.dataset.len(),
+            max_bad_fraction: self.options.max_bad_fraction,
+            name: last.name,
+            reason: last.reason,
+        })
+    }
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("dataset", &self.inner.dataset)
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

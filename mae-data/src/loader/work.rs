@@ -1,0 +1,358 @@
+//! The threads behind an epoch.
+//!
+//! Workers claim one image of the earliest unfinished batch at a time and write its pixels straight into the batch;
+//! the worker that finishes a batch mixes it and hands it over. At most `prefetch_batches` batches are ahead of the
+//! consumer.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::plan::{BatchPlan, Plan};
+use super::{BadSample, Batch, Inner};
+use crate::decode::{self, RgbImage};
+use crate::error::Error;
+use crate::rng::{KeyedRng, Purpose};
+use crate::sys::Chunks;
+use crate::transform::Scratch;
+
+/// Draws of an image that may stand in for an unreadable one.
+const REPLACEMENTS: usize = 64;
+/// More loader threads than this only take memory.
+const MAX_AUTO_THREADS: usize = 16;
+
+/// The batches of an epoch in order; dropping it ends its threads.
+///
+/// An error is the last item.
+pub struct EpochIter {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    next: usize,
+    end: usize,
+    stalled: Duration,
+    failed: Option<Error>,
+}
+
+struct Shared {
+    inner: Arc<Inner>,
+    plan: Plan,
+    epoch: u64,
+    state: Mutex<State>,
+    /// A batch was finished.
+    ready: Condvar,
+    /// The consumer took one, or the epoch is given up.
+    room: Condvar,
+}
+
+struct State {
+    /// The batch whose images are being claimed, and how many of them were.
+    current: Option<Arc<Building>>,
+    claimed: usize,
+    next: usize,
+    end: usize,
+    /// Batches below this may be started.
+    limit: usize,
+    finished: BTreeMap<usize, Finished>,
+    stop: bool,
+}
+
+struct Finished {
+    batch: Result<Batch, Error>,
+    bad: Vec<BadSample>,
+}
+
+/// A batch that is being filled.
+struct Building {
+    index: usize,
+    plan: BatchPlan,
+    images: Chunks<f32>,
+    filled: Vec<OnceLock<Filled>>,
+}
+
+/// What became of one place in a batch.
+struct Filled {
+    /// The image that is there.
+    sample: Result<usize, Error>,
+    bad: Vec<BadSample>,
+}
+
+impl EpochIter {
+    pub(super) fn start(inner: Arc<Inner>, plan: Plan, epoch: u64, start_batch: usize) -> Self {
+        let end = plan.steps();
+        let next = start_batch.min(end);
+        let ahead = inner.options.prefetch_batches.max(1);
+        let threads = match inner.options.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_AUTO_THREADS)),
+            n => n,
+        };
+        let state = State {
+            current: None,
+            claimed: 0,
+            next,
+            end,
+            limit: next + ahead,
+            finished: BTreeMap::new(),
+            stop: false,
+        };
+        let shared = Arc::new(Shared {
+            inner,
+            plan,
+            epoch,
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+            room: Condvar::new(),
+        });
+        let mut iter = Self { shared, workers: Vec::new(), next, end, stalled: Duration::ZERO, failed: None };
+        for i in 0..if next < end { threads } else { 0 } {
+            let shared = Arc::clone(&iter.shared);
+            let name = format!("mae-loader-{i}");
+            match std::thread::Builder::new().name(name).spawn(move || shared.work()) {
+                Ok(worker) => iter.workers.push(worker),
+                // Fewer threads give the same batches.
+                Err(error) if iter.workers.is_empty() => {
+                    iter.failed = Some(Error::Internal {
+                        name: "start of a loader thread".to_owned(),
+                        reason: error.to_string(),
+                    });
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        iter
+    }
+
+    /// How long the consumer has waited for batches so far.
+    pub fn stalled(&self) -> Duration {
+        self.stalled
+    }
+
+    fn wait(&mut self) -> Finished {
+        let since = Instant::now();
+        let mut state = self.shared.lock();
+        let finished = loop {
+            match state.finished.remove(&self.next) {
+                Some(finished) => break finished,
+                None => state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        state.limit += 1;
+        drop(state);
+        self.shared.room.notify_all();
+        self.stalled += since.elapsed();
+        finished
+    }
+}
+
+impl Iterator for EpochIter {
+    type Item = Result<Batch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            self.next = self.end;
+            return Some(Err(error));
+        }
+        if self.next >= self.end {
+            return None;
+        }
+        let Finished { batch, bad } = self.wait();
+        self.next += 1;
+        let batch = self.shared.inner.note_bad(bad).and(batch);
+        if batch.is_err() {
+            self.next = self.end;
+        }
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.end - self.next;
+        (left.min(1), Some(left))
+    }
+}
+
+impl Drop for EpochIter {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.room.notify_all();
+        for worker in self.workers.drain(..) {
+            // A panic inside a worker was caught and is in a batch.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut worker = Worker::default();
+        while let Some((building, place)) = self.claim() {
+            let sample = building.plan.samples[place];
+            let filled = catch_unwind(AssertUnwindSafe(|| {
+                let out = building.images.take(place).unwrap_or_default();
+                worker.fill(&self.inner, self.epoch, sample, out)
+            }))
+            .unwrap_or_else(|panic| Filled {
+                sample: Err(Error::Internal {
+                    name: self.inner.dataset.display_path(sample),
+                    reason: decode::panic_message(&*panic),
+                }),
+                bad: Vec::new(),
+            });
+            // Each place is claimed once.
+            let _ = building.filled[place].set(filled);
+            // All places were claimed when the state let go of it, so the last holder has a full batch.
+            if let Some(building) = Arc::into_inner(building) {
+                let index = building.index;
+                let finished = building.finish(&self.inner, self.epoch);
+                self.lock().finished.insert(index, finished);
+                self.ready.notify_all();
+            }
+        }
+    }
+
+    /// The next image to prepare; waits for room.
+    fn claim(&self) -> Option<(Arc<Building>, usize)> {
+        let mut state = self.lock();
+        loop {
+            if state.stop || state.next >= state.end {
+                return None;
+            }
+            if state.next < state.limit {
+                break;
+            }
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let building = match &state.current {
+            Some(building) => Arc::clone(building),
+            None => {
+                let building = Arc::new(Building::new(state.next, self.plan.batch(state.next), &self.inner));
+                state.current = Some(Arc::clone(&building));
+                building
+            }
+        };
+        let place = state.claimed;
+        state.claimed += 1;
+        if state.claimed == building.plan.samples.len() {
+            state.current = None;
+            state.claimed = 0;
+            state.next += 1;
+        }
+        Some((building, place))
+    }
+}
+
+impl Building {
+    fn new(index: usize, plan: BatchPlan, inner: &Inner) -> Self {
+        let (height, width) = inner.pipeline.input_size();
+        let n = plan.samples.len();
+        Self {
+            index,
+            images: Chunks::new(n, 3 * height * width),
+            filled: (0..n).map(|_| OnceLock::new()).collect(),
+            plan,
+        }
+    }
+
+    fn finish(self, inner: &Inner, epoch: u64) -> Finished {
+        let (height, width) = inner.pipeline.input_size();
+        let n = self.plan.samples.len();
+        let mut images = self.images.into_inner();
+        let (mut samples, mut replaced, mut all_bad) = (Vec::with_capacity(n), Vec::new(), Vec::new());
+        let mut failed = None;
+        for (place, filled) in self.filled.into_iter().enumerate() {
+            // Set by the worker that claimed the place, before it let go of the batch.
+            let Some(Filled { sample, bad }) = filled.into_inner() else { continue };
+            all_bad.extend(bad);
+            match sample {
+                Ok(sample) => {
+                    if sample != self.plan.samples[place] {
+                        replaced.push(place);
+                    }
+                    samples.push(sample);
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if let Some(error) = failed {
+            return Finished { batch: Err(error), bad: all_bad };
+        }
+        let labels: Vec<i64> = samples
+            .iter()
+            .map(|&sample| inner.dataset.label(sample).map_or(-1, |label| label as i64))
+            .collect();
+        let mixup = inner.options.mixup.as_ref().filter(|mixup| mixup.is_active());
+        let targets = mixup.map(|mixup| {
+            let key = self.plan.global_index;
+            let mut rng = KeyedRng::new(inner.options.seed, epoch, key, Purpose::Mixup);
+            mixup.apply(&mut images, &labels, (height, width), &mut rng)
+        });
+        let batch = Batch {
+            images,
+            shape: [n, 3, height, width],
+            labels,
+            targets,
+            samples: samples.into_iter().map(|sample| sample as u64).collect(),
+            valid: self.plan.valid,
+            replaced,
+            epoch,
+            index: self.index,
+        };
+        Finished { batch: Ok(batch), bad: all_bad }
+    }
+}
+
+/// Memory of one thread.
+#[derive(Default)]
+struct Worker {
+    scratch: Scratch,
+}
+
+impl Worker {
+    /// Prepares a sample, or the one that stands in for it.
+    fn fill(&mut self, inner: &Inner, epoch: u64, sample: usize, out: &mut [f32]) -> Filled {
+        let seed = inner.options.seed;
+        let mut bad = Vec::new();
+        let mut substitutes = KeyedRng::new(seed, 0, sample as u64, Purpose::Replace);
+        let mut candidate = sample;
+        for _ in 0..=REPLACEMENTS {
+            match read(inner, candidate) {
+                Ok((image, damage)) => {
+                    if let Some(reason) = damage {
+                        bad.push(bad_sample(inner, candidate, reason, false));
+                    }
+                    let mut rng = KeyedRng::new(seed, epoch, sample as u64, Purpose::Augment);
+                    inner.pipeline.apply(&image, &mut rng, &mut self.scratch, out);
+                    return Filled { sample: Ok(candidate), bad };
+                }
+                Err(reason) => bad.push(bad_sample(inner, candidate, reason, true)),
+            }
+            candidate = substitutes.below(inner.dataset.len());
+        }
+        let (name, reason) = bad.first().map(|b| (b.name.clone(), b.reason.clone())).unwrap_or_default();
+        let sample = Err(Error::TooManyBadSamples {
+            path: inner.dataset.source().to_owned(),
+            bad: bad.len(),
+            total: inner.dataset.len(),
+            max_bad_fraction: inner.options.max_bad_fraction,
+            name,
+            reason,
+        });
+        Filled { sample, bad }
+    }
+}
+
+fn bad_sample(inner: &Inner, sample: usize, reason: String, replaced: bool) -> BadSample {
+    BadSample { index: sample as u64, name: inner.dataset.display_path(sample), reason, replaced }
+}
+
+fn read(inner: &Inner, sample: usize) -> Result<(RgbImage, Option<String>), String> {
+    let bytes = inner.dataset.read(sample).map_err(|e| e.to_string())?;
+    let decoded = decode::decode(&bytes).map_err(|e| e.to_string())?;
+    Ok((decoded.image, decoded.damage))
+}

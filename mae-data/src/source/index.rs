@@ -1,0 +1,246 @@
+//! From what a folder or an archive holds to samples with labels, in a fixed order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::Layout;
+use crate::error::Error;
+
+/// Larger members are no images anyone trains on.
+const MAX_IMAGE_BYTES: u64 = 1 << 30;
+
+/// File names that are taken for images; which decoder reads one is decided by its first bytes.
+const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "bmp", "tiff", "tif", "webp", "ppm", "pgm"];
+
+/// One image: its name with `/` between the parts, and where its bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    pub(crate) name: Box<str>,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+/// What a walk over a folder or an archive has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    pub(crate) samples: Vec<Sample>,
+    /// Folders, at most two levels deep, hidden ones left out.
+    pub(crate) folders: BTreeSet<String>,
+    /// Number of other files by extension.
+    pub(crate) others: BTreeMap<String, u64>,
+    /// The first few other files.
+    pub(crate) first_others: Vec<String>,
+    /// Links and devices of an archive, which are never followed.
+    pub(crate) links: u64,
+    /// Names that lead out of the archive (`..`, absolute).
+    pub(crate) unsafe_names: u64,
+    /// Members whose name came again; the last one counts, as when unpacking.
+    pub(crate) duplicates: u64,
+    /// Images too large to be one.
+    pub(crate) oversized: u64,
+}
+
+/// The samples of a data set in their order, with their labels.
+pub(crate) struct Index {
+    pub(crate) samples: Vec<Sample>,
+    /// One label a sample; empty for [`Layout::Flat`].
+    pub(crate) labels: Vec<u32>,
+    pub(crate) classes: Vec<String>,
+    pub(crate) digest: String,
+}
+
+impl Census {
+    /// Notes a folder by its relative name.
+    pub(crate) fn folder(&mut self, name: &str) {
+        if is_hidden(name) {
+            return;
+        }
+        let mut depth = 0;
+        for (end, _) in name.match_indices('/').chain(std::iter::once((name.len(), ""))) {
+            depth += 1;
+            if depth > 2 {
+                break;
+            }
+            if !name[..end].is_empty() && !self.folders.contains(&name[..end]) {
+                self.folders.insert(name[..end].to_owned());
+            }
+        }
+    }
+
+    /// Whether a file is taken as an image. One that is not is counted here.
+    pub(crate) fn accepts(&mut self, name: &str, size: u64) -> bool {
+        if let Some((folder, _)) = name.rsplit_once('/') {
+            self.folder(folder);
+        }
+        let file = name.rsplit('/').next().unwrap_or(name);
+        let extension = match file.rsplit_once('.') {
+            Some((stem, extension)) if !stem.is_empty() => extension.to_ascii_lowercase(),
+            _ => String::new(),
+        };
+        if is_hidden(name) || !EXTENSIONS.contains(&extension.as_str()) {
+            let kind = if is_hidden(name) { "hidden".to_owned() } else { extension };
+            // A hostile archive may hold a million extensions.
+            if self.others.len() < 1000 || self.others.contains_key(&kind) {
+                *self.others.entry(kind).or_default() += 1;
+            }
+            if self.first_others.len() < 3 {
+                self.first_others.push(name.to_owned());
+            }
+            return false;
+        }
+        if size > MAX_IMAGE_BYTES {
+            self.oversized += 1;
+            return false;
+        }
+        true
+    }
+
+    /// Sorts by name and, of samples with the same name, keeps the last one.
+    pub(crate) fn sort(&mut self) {
+        self.samples.sort_by(|a, b| a.name.cmp(&b.name).then(b.offset.cmp(&a.offset)));
+        let before = self.samples.len();
+        self.samples.dedup_by(|later, kept| later.name == kept.name);
+        self.duplicates += (before - self.samples.len()) as u64;
+    }
+
+    /// Things that were left out and that a person may want to know, one line each.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let mut note = |count: u64, text: &str| {
+            if count > 0 {
+                notes.push(format!("{count} {text}"));
+            }
+        };
+        note(self.links, "links or devices were not followed");
+        note(self.unsafe_names, "members with an absolute name or '..' in it were left out");
+        note(self.duplicates, "members came again under the same name; the last one of each is used");
+        note(self.oversized, "images larger than 1 GiB were left out");
+        notes
+    }
+
+    /// Orders and labels the samples.
+    pub(crate) fn index(mut self, path: &Path, layout: Layout) -> Result<Index, Error> {
+        self.sort();
+        if self.samples.is_empty() {
+            return Err(Error::Empty {
+                path: path.to_owned(),
+                found: self.describe(),
+                help: "images end in .jpg .jpeg .png .bmp .tiff .tif .webp .ppm or .pgm; is this the right path?",
+            });
+        }
+        match layout {
+            Layout::Flat => Ok(Index {
+                digest: digest(&self.samples),
+                samples: self.samples,
+                labels: Vec::new(),
+                classes: Vec::new(),
+            }),
+            Layout::ImageFolder => self.label(path),
+        }
+    }
+
+    fn label(self, path: &Path) -> Result<Index, Error> {
+        let prefix = self.common_folder().map(|folder| format!("{folder}/")).unwrap_or_default();
+        let classes: Vec<String> = self
+            .folders
+            .iter()
+            .filter_map(|folder| folder.strip_prefix(&prefix))
+            .filter(|folder| !folder.contains('/'))
+            .map(str::to_owned)
+            .collect();
+        let mut counts = vec![0u64; classes.len()];
+        let (mut samples, mut labels) = (Vec::new(), Vec::new());
+        for sample in self.samples {
+            let Some((folder, _)) = sample.name[prefix.len()..].split_once('/') else { continue };
+            let Ok(label) = classes.binary_search_by(|class| class.as_str().cmp(folder)) else { continue };
+            counts[label] += 1;
+            labels.push(label as u32);
+            samples.push(sample);
+        }
+        if samples.is_empty() {
+            return Err(Error::Empty {
+                path: path.to_owned(),
+                found: "its images lie at the top, in no class folder".to_owned(),
+                help: "put the images of each class into a folder named after it, as in CLASS/image.jpg",
+            });
+        }
+        let empty = counts.iter().zip(&classes).filter(|(count, _)| **count == 0);
+        let empty: Vec<String> = empty.map(|(_, class)| class.clone()).take(10).collect();
+        if !empty.is_empty() {
+            return Err(Error::EmptyClass { path: path.to_owned(), classes: empty });
+        }
+        Ok(Index { digest: digest(&samples), samples, labels, classes })
+    }
+
+    /// The one top-level folder in which all images lie, in folders of their own.
+    fn common_folder(&self) -> Option<&str> {
+        let mut top = self.folders.iter().filter(|folder| !folder.contains('/'));
+        let folder = top.next()?;
+        let inside = |name: &str| {
+            name.strip_prefix(folder.as_str())
+                .and_then(|rest| rest.strip_prefix('/'))
+                .is_some_and(|rest| rest.contains('/'))
+        };
+        (top.next().is_none() && self.samples.iter().all(|s| inside(&s.name))).then_some(folder)
+    }
+
+    fn describe(&self) -> String {
+        let files: u64 = self.others.values().sum();
+        let mut parts = Vec::new();
+        if files == 0 && self.folders.is_empty() && self.links + self.unsafe_names == 0 {
+            return "it is empty".to_owned();
+        }
+        if files > 0 {
+            let mut counts: Vec<(&String, &u64)> = self.others.iter().collect();
+            counts.sort_by(|a, b| b.1.cmp(a.1));
+            let counts: Vec<String> = counts
+                .into_iter()
+                .take(5)
+                .map(|(extension, count)| match extension.as_str() {
+                    "" => format!("{count} without extension"),
+                    "hidden" => format!("{count} hidden"),
+                    extension => format!("{count} .{extension}"),
+                })
+                .collect();
+            parts.push(format!("files are {} (first: {})", counts.join(", "), self.first_others.join(", ")));
+        }
+        if !self.folders.is_empty() {
+            let names: Vec<&str> = self.folders.iter().take(3).map(String::as_str).collect();
+            parts.push(format!("{} folders ({})", self.folders.len(), names.join(", ")));
+        }
+        parts.extend(self.notes());
+        parts.join("; ")
+    }
+}
+
+/// A name of an archive made relative and plain, or `None` when it leads out of the archive.
+pub(crate) fn safe_name(name: &str) -> Option<String> {
+    if name.starts_with('/') || name.contains('\0') {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => return None,
+            part => parts.push(part),
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+/// Hidden files, and what macOS puts into archives.
+fn is_hidden(name: &str) -> bool {
+    name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX")
+}
+
+/// Blake3 over names and sizes in order, in hexadecimal.
+fn digest(samples: &[Sample]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for sample in samples {
+        hasher.update(&(sample.name.len() as u64).to_le_bytes());
+        hasher.update(sample.name.as_bytes());
+        hasher.update(&sample.size.to_le_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}

@@ -1,0 +1,33 @@
+//! A read-only file mapped into memory.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+
+/// The bytes of a file, read by the system as they are touched.
+///
+/// Whoever changes the file in place while it is mapped changes the bytes seen here, and whoever shortens it makes
+/// touching the lost part a SIGBUS. Cache files are only ever replaced by renaming, which leaves a mapping intact; of
+/// a user's `.tar` this is asked in the documentation.
+pub(crate) struct Map(Option<memmap2::Mmap>);
+
+impl Map {
+    /// Maps the whole file; an empty file gives an empty slice.
+    pub(crate) fn open(file: &File) -> io::Result<Self> {
+        if file.metadata()?.len() == 0 {
+            return Ok(Self(None));
+        }
+        // SAFETY: the mapping is read-only and private to this process. The remaining duty, that nobody changes the
+        // file in place, is stated above; the bytes are only ever parsed as untrusted input, never as typed memory.
+        let map = unsafe { memmap2::Mmap::map(file)? };
+        Ok(Self(Some(map)))
+    }
+}
+
+impl Deref for Map {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
