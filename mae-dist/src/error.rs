@@ -156,7 +156,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn remedy(self) -> &'static str {
+    pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::LostPeer => "a process of the run has ended or cannot be reached: its own log says why",
             Self::Timeout => {

@@ -157,7 +157,9 @@ fn different_tensors(group: &GlooCollective) {
 
 fn average_until_it_fails(options: &GlooCollectiveOptions) {
     let group = connect(options);
-    let mut tensors = [Tensor::ones([1 << 20], (Kind::Float, Device::Cpu))];
+    // Large ones and a bucket, more than are under way at once.
+    let mut tensors = [10, 1 << 19, 20, 1 << 19, 1 << 19, 1 << 19, 1 << 19, 1 << 19]
+        .map(|elements| Tensor::ones([elements], (Kind::Float, Device::Cpu)));
     let mut step = 0;
     let error = loop {
         if step == 3 {
