@@ -122,7 +122,9 @@ impl Params {
         for spec in &specs {
             let tensor = fill(spec)?;
             check_shape(spec, &tensor)?;
-            tensors.push(tensor.f_to_device(device)?.f_to_kind(Kind::Float)?.f_set_requires_grad(spec.trainable)?);
+            tensors.push(
+                tensor.f_to_device(device)?.f_to_kind(Kind::Float)?.f_set_requires_grad(spec.trainable)?,
+            );
         }
         let by_name = specs.iter().enumerate().map(|(i, spec)| (spec.name.clone(), ParamId(i))).collect();
         Ok(Params { specs, tensors, by_name })

@@ -99,7 +99,12 @@ pub struct ConvNeXtV2 {
 
 impl ConvNeXtV2 {
     /// Declares stem and stages at `place`.
-    pub fn declare(place: &Declare, numbers: ConvNeXtV2Numbers, drop_path_rate: f64, init: &ConvNeXtV2Init) -> Self {
+    pub fn declare(
+        place: &Declare,
+        numbers: ConvNeXtV2Numbers,
+        drop_path_rate: f64,
+        init: &ConvNeXtV2Init,
+    ) -> Self {
         let dims = numbers.dims;
         let patches = |place: &Declare, inputs: i64, outputs: i64, kernel: i64| {
             Conv2d::declare_patches(place, inputs, outputs, kernel, init.conv.clone(), init.conv_bias.clone())

@@ -108,11 +108,25 @@ impl Hiera {
             }
             stage_ends.push(blocks.len() - 1);
         }
-        Hiera { pos_embed, patch_embed, blocks, stage_ends, head_norm: None, grid, embed_dim, width: embed_dim << 3 }
+        Hiera {
+            pos_embed,
+            patch_embed,
+            blocks,
+            stage_ends,
+            head_norm: None,
+            grid,
+            embed_dim,
+            width: embed_dim << 3,
+        }
     }
 
     /// Declares the encoder of a classifier at `place`, with the norm of its head.
-    pub fn declare_classifier(place: &Declare, numbers: HieraNumbers, grid: (i64, i64), drop_path_rate: f64) -> Self {
+    pub fn declare_classifier(
+        place: &Declare,
+        numbers: HieraNumbers,
+        grid: (i64, i64),
+        drop_path_rate: f64,
+    ) -> Self {
         let positions = Self::declare_positions(place, numbers, grid);
         let encoder =
             Self::declare(place, numbers, positions, grid, POOLINGS, drop_path_rate, HieraInit::Classifier);
@@ -162,7 +176,8 @@ impl Hiera {
     pub fn features<F: Ops>(&self, ops: &F, images: &F::Value) -> Result<F::Value> {
         let mut x = self.embed(ops, images)?;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = ops.scope(&format!("blocks.{index}"), || block.forward(ops, &x, self.grid.0 * self.grid.1))?;
+            x =
+                ops.scope(&format!("blocks.{index}"), || block.forward(ops, &x, self.grid.0 * self.grid.1))?;
         }
         let pooled = ops.mean(&x, &[1])?;
         match &self.head_norm {
@@ -267,9 +282,7 @@ impl HieraInit {
     fn residual_weight(self, index: usize) -> Init {
         match self {
             HieraInit::Pretrain => Init::XavierUniform,
-            HieraInit::Classifier => {
-                Init::TruncatedNormal { std: 0.02 / (2.0 * (index + 1) as f64).sqrt() }
-            }
+            HieraInit::Classifier => Init::TruncatedNormal { std: 0.02 / (2.0 * (index + 1) as f64).sqrt() },
         }
     }
 

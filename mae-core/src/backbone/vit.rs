@@ -85,7 +85,8 @@ impl Vit {
         let fan_in = 3 * numbers.patch * numbers.patch;
         let patch = (Init::FanInUniform { fan_in }, Init::FanInUniform { fan_in });
         let weight = Init::TruncatedNormal { std: 0.02 };
-        let encoder = Self::declare(place, numbers, tokens, patch, (grid, table_grid), drop_path_rate, &weight);
+        let encoder =
+            Self::declare(place, numbers, tokens, patch, (grid, table_grid), drop_path_rate, &weight);
         match purpose {
             Purpose::Finetune => encoder,
             Purpose::Features => {

@@ -170,7 +170,9 @@ fn is_state_dict(value: &Value) -> bool {
         Value::Opaque(object) => is_unsupported_tensor(object),
         _ => false,
     };
-    value.as_dict().is_some_and(|items| items.iter().any(|(key, value)| key.as_str().is_some() && is_tensor(value)))
+    value
+        .as_dict()
+        .is_some_and(|items| items.iter().any(|(key, value)| key.as_str().is_some() && is_tensor(value)))
 }
 
 fn is_unsupported_tensor(object: &Opaque) -> bool {

@@ -87,7 +87,9 @@ fn folder_of(path: &Path) -> &Path {
 pub fn link_target(link: &Path) -> Result<Option<PathBuf>> {
     match std::fs::read_link(link) {
         Ok(target) => Ok(Some(folder_of(link).join(target))),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidInput) => {
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidInput) =>
+        {
             Ok(None)
         }
         Err(source) => Err(Error::Io { action: "read the link", path: link.to_owned(), source }),

@@ -27,9 +27,18 @@ enum Source {
     Unread,
     Owned(Vec<u8>),
     /// Part of a file. `crc` is checked at the first access.
-    Mapped { file: SharedBytes, range: Range<usize>, crc: Option<u32>, actual: OnceLock<u32> },
+    Mapped {
+        file: SharedBytes,
+        range: Range<usize>,
+        crc: Option<u32>,
+        actual: OnceLock<u32>,
+    },
     /// Compressed record of a zip file, inflated at the first access.
-    Compressed { archive: ZipArchive<Cursor<SharedBytes>>, index: usize, bytes: OnceLock<Result<Vec<u8>, String>> },
+    Compressed {
+        archive: ZipArchive<Cursor<SharedBytes>>,
+        index: usize,
+        bytes: OnceLock<Result<Vec<u8>, String>>,
+    },
     /// A libtorch tensor, read whenever the bytes are asked for. The lock makes the handle shareable.
     Tensor(Mutex<Tensor>),
 }
@@ -59,7 +68,12 @@ impl Storage {
         len: usize,
         big_endian: bool,
     ) -> Self {
-        Self { record, len, big_endian, source: Source::Compressed { archive, index, bytes: OnceLock::new() } }
+        Self {
+            record,
+            len,
+            big_endian,
+            source: Source::Compressed { archive, index, bytes: OnceLock::new() },
+        }
     }
 
     /// A placeholder of a known length without bytes.
@@ -130,6 +144,9 @@ fn inflate(archive: &ZipArchive<Cursor<SharedBytes>>, index: usize, len: usize) 
 
 impl std::fmt::Debug for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Storage").field("record", &self.record).field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Storage")
+            .field("record", &self.record)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }

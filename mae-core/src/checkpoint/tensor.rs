@@ -102,7 +102,9 @@ impl TensorView {
             return Some(format!("{} dimensions with {} strides", shape.len(), strides.len()));
         }
         if *offset < 0 || shape.iter().chain(strides).any(|n| *n < 0) {
-            return Some(format!("negative number in shape {shape:?}, strides {strides:?} or offset {offset}"));
+            return Some(format!(
+                "negative number in shape {shape:?}, strides {strides:?} or offset {offset}"
+            ));
         }
         let numel = shape.iter().try_fold(1_i64, |product, n| product.checked_mul(*n));
         let bytes = numel.and_then(|n| n.checked_mul(dtype.size() as i64));
@@ -112,10 +114,9 @@ impl TensorView {
         if numel == 0 {
             return None;
         }
-        let last = shape
-            .iter()
-            .zip(strides)
-            .try_fold(*offset, |last, (n, stride)| (n - 1).checked_mul(*stride).and_then(|s| last.checked_add(s)));
+        let last = shape.iter().zip(strides).try_fold(*offset, |last, (n, stride)| {
+            (n - 1).checked_mul(*stride).and_then(|s| last.checked_add(s))
+        });
         let available = (storage.len / dtype.size()) as i64;
         if last.is_none_or(|last| last >= available) {
             return Some(format!(

@@ -265,7 +265,10 @@ impl<'c> Trainer<'c> {
         let eager = Eager::new(&self.model.params).with_precision(self.config.precision);
         match &self.model.network {
             Network::Pretrain(autoencoder) => {
-                let noise = mask_noise(&keys, autoencoder.patches(), batch.images.device())?;
+                let noise = match &batch.noise {
+                    Some(noise) => noise.shallow_clone(),
+                    None => mask_noise(&keys, autoencoder.patches(), batch.images.device())?,
+                };
                 let eager = eager.with_regularization(Regularization { sample_keys: keys });
                 Ok(autoencoder.forward(&eager, &batch.images, &noise)?.loss)
             }

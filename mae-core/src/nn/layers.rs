@@ -39,7 +39,14 @@ pub struct Conv2d {
 
 impl Conv2d {
     /// Declares a convolution whose kernel covers the image without overlap (patches, downsampling).
-    pub fn declare_patches(place: &Declare, inputs: i64, outputs: i64, kernel: i64, weight: Init, bias: Init) -> Self {
+    pub fn declare_patches(
+        place: &Declare,
+        inputs: i64,
+        outputs: i64,
+        kernel: i64,
+        weight: Init,
+        bias: Init,
+    ) -> Self {
         Conv2d {
             weight: place.param("weight", &[outputs, inputs, kernel, kernel], weight),
             bias: place.param("bias", &[outputs], bias),

@@ -34,7 +34,8 @@ impl Attention {
         let qkv = ops.linear(x, &self.qkv)?;
         let qkv = ops.reshape(&qkv, &[-1, length, 3, self.heads, channels / self.heads])?;
         let qkv = ops.permute(&qkv, &[2, 0, 3, 1, 4])?; // [3, N, heads, L, d]
-        let y = ops.attention(&ops.select(&qkv, 0, 0)?, &ops.select(&qkv, 0, 1)?, &ops.select(&qkv, 0, 2)?)?;
+        let y =
+            ops.attention(&ops.select(&qkv, 0, 0)?, &ops.select(&qkv, 0, 1)?, &ops.select(&qkv, 0, 2)?)?;
         let y = ops.reshape(&ops.permute(&y, &[0, 2, 1, 3])?, &[-1, length, channels])?;
         ops.linear(&y, &self.proj)
     }
@@ -78,7 +79,14 @@ pub struct TransformerBlock {
 
 impl TransformerBlock {
     /// Declares a block at `place`. `index` numbers it within the model, for stochastic depth at `drop_path`.
-    pub fn declare(place: &Declare, channels: i64, heads: i64, weight: &Init, index: usize, drop_path: f64) -> Self {
+    pub fn declare(
+        place: &Declare,
+        channels: i64,
+        heads: i64,
+        weight: &Init,
+        index: usize,
+        drop_path: f64,
+    ) -> Self {
         let site = |branch: u64| DropPath { site: 2 * index as u64 + branch, rate: drop_path };
         TransformerBlock {
             norm1: LayerNorm::declare(&place.at("norm1"), channels),

@@ -215,7 +215,8 @@ impl Output {
 
     fn put_in_place(self, overwrite: bool) -> Result<()> {
         let path = &self.path;
-        let mut file = self.file.into_inner().map_err(|error| io_error("writing", path, error.into_error()))?;
+        let mut file =
+            self.file.into_inner().map_err(|error| io_error("writing", path, error.into_error()))?;
         if !overwrite {
             match file.persist_noclobber(path) {
                 Ok(_) => return Ok(()),

@@ -52,7 +52,10 @@ pub fn check_tensor(name: &str, view: &TensorView, expected: &Json) {
     }
     if let Some(sum) = expected.get("sum") {
         let (found, size) = (values.iter().sum::<f64>(), values.iter().map(|v| v.abs()).sum::<f64>());
-        assert!((found - number(sum)).abs() <= 1e-9 * size.max(1e-30), "{name}: sum {found} instead of {sum}");
+        assert!(
+            (found - number(sum)).abs() <= 1e-9 * size.max(1e-30),
+            "{name}: sum {found} instead of {sum}"
+        );
     }
     for (index, first) in expected.get("first").and_then(Json::as_array).into_iter().flatten().enumerate() {
         assert!(close(values[index], number(first)), "{name}[{index}]: {} instead of {first}", values[index]);
@@ -65,7 +68,10 @@ pub fn check_content(path: &str, value: &Value, expected: &Json) {
     let object = expected.as_object().unwrap();
     if let Some(class) = object.get("dict") {
         let plain = matches!(value, Value::Dict(_)) && class == "dict";
-        assert!(plain || (matches!(value, Value::OrderedDict(_)) && class == "OrderedDict"), "{path}: {class}");
+        assert!(
+            plain || (matches!(value, Value::OrderedDict(_)) && class == "OrderedDict"),
+            "{path}: {class}"
+        );
         let items = expected["items"].as_array().unwrap();
         assert_eq!(value.as_dict().unwrap().len(), items.len(), "{path}");
         // The description does not keep the order of the file.

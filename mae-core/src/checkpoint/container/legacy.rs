@@ -12,8 +12,7 @@ use super::super::storage::Storage;
 use super::super::{Error, Result, Value};
 
 /// 0x1950a86a20f9469cfc6c as the pickle spells it: PROTO 2, LONG1 of 10 bytes, STOP.
-const MAGIC: [u8; 15] =
-    [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
+const MAGIC: [u8; 15] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 const PROTOCOL_VERSION: i64 = 1001;
 
 /// Whether `bytes` start like this format.
@@ -77,8 +76,10 @@ impl Storages for ElementSizes {
         if known != claim {
             return Err(damaged(format!("storage {} is described in two ways", request.key)));
         }
-        let len = request.numel.checked_mul(request.element_size as u64).and_then(|len| usize::try_from(len).ok());
-        let len = len.ok_or_else(|| damaged(format!("storage {} claims {} elements", request.key, request.numel)))?;
+        let len =
+            request.numel.checked_mul(request.element_size as u64).and_then(|len| usize::try_from(len).ok());
+        let len =
+            len.ok_or_else(|| damaged(format!("storage {} claims {} elements", request.key, request.numel)))?;
         Ok(Arc::new(Storage::unread(format!("storage {}", request.key), len)))
     }
 }
@@ -105,7 +106,9 @@ impl Table<'_> {
             count.copy_from_slice(header);
             let count = u64::from_le_bytes(count);
             if count != *claimed {
-                return Err(damaged(format!("storage {key} has {count} elements, its tensors say {claimed}")));
+                return Err(damaged(format!(
+                    "storage {key} has {count} elements, its tensors say {claimed}"
+                )));
             }
             let start = at + 8;
             let end = count
@@ -114,7 +117,8 @@ impl Table<'_> {
                 .and_then(|len| start.checked_add(len))
                 .filter(|end| *end <= self.file.len())
                 .ok_or_else(|| self.short(key))?;
-            let storage = Storage::mapped(format!("storage {key}"), self.file.clone(), start..end, None, false);
+            let storage =
+                Storage::mapped(format!("storage {key}"), self.file.clone(), start..end, None, false);
             self.located.insert(key.clone(), Arc::new(storage));
             at = end;
         }

@@ -65,8 +65,7 @@ impl Archive {
         }
         let records = records(&mut zip, file.len())?;
         let root = root(&records)?;
-        let mut archive =
-            Self { file, zip, records, root, big_endian: false, storages: HashMap::new() };
+        let mut archive = Self { file, zip, records, root, big_endian: false, storages: HashMap::new() };
         archive.big_endian = archive.byte_order()?;
         Ok(archive)
     }
@@ -149,7 +148,9 @@ fn records(zip: &mut ZipArchive<Cursor<SharedBytes>>, file_len: usize) -> Result
         let start = entry.data_start();
         let end = start.and_then(|start| start.checked_add(packed)).filter(|end| *end <= file_len as u64);
         let (Some(start), Some(end), true) = (start, end, plausible) else {
-            return Err(damaged(format!("record {name} claims {size} bytes ({packed} stored), which are not there")));
+            return Err(damaged(format!(
+                "record {name} claims {size} bytes ({packed} stored), which are not there"
+            )));
         };
         let range = start as usize..end as usize;
         if !range.is_empty() {

@@ -100,7 +100,8 @@ pub fn plan(
     role: Role,
 ) -> Result<LoadPlan> {
     let shapes: HashMap<&str, &[i64]> = target.iter().map(|(name, shape)| (&**name, &**shape)).collect();
-    let mut report = LoadReport { source_tensors: source.len(), target_tensors: target.len(), ..Default::default() };
+    let mut report =
+        LoadReport { source_tensors: source.len(), target_tensors: target.len(), ..Default::default() };
     let mut found: HashMap<String, Assignment> = HashMap::new();
     for (name, view) in source {
         match place(name, view, &shapes, family, role) {
@@ -111,7 +112,10 @@ pub fn plan(
                 }
                 report.loaded(name, &candidate, view.shape(), &transforms);
                 let target = candidate.name.clone();
-                found.insert(target.clone(), Assignment { target, source: name.clone(), view: view.clone(), transforms });
+                found.insert(
+                    target.clone(),
+                    Assignment { target, source: name.clone(), view: view.clone(), transforms },
+                );
             }
             Err(reason) => report.skip(name, reason),
         }

@@ -85,7 +85,13 @@ impl LoadReport {
         self.matched.len() + self.renamed.len() + self.reshaped.len() + self.interpolated.len()
     }
 
-    pub(super) fn loaded(&mut self, source: &str, candidate: &Candidate, from: &[i64], transforms: &[Transform]) {
+    pub(super) fn loaded(
+        &mut self,
+        source: &str,
+        candidate: &Candidate,
+        from: &[i64],
+        transforms: &[Transform],
+    ) {
         let target = &candidate.name;
         if transforms.is_empty() && source == target {
             self.matched.push(source.to_owned());
@@ -98,7 +104,8 @@ impl LoadReport {
                 from: from.to_vec(),
                 transforms: transforms.to_vec(),
             };
-            let interpolated = transforms.iter().any(|transform| matches!(transform, Transform::Positions { .. }));
+            let interpolated =
+                transforms.iter().any(|transform| matches!(transform, Transform::Positions { .. }));
             if interpolated { self.interpolated.push(entry) } else { self.reshaped.push(entry) }
         }
     }
@@ -147,9 +154,9 @@ impl fmt::Display for LoadReport {
         if !self.matched.is_empty() {
             write!(f, "\n  {} as they are", self.matched.len())?;
         }
-        for (rule, names) in group(self.renamed.iter().map(|(source, target, rule)| {
-            (rule.clone(), format!("{source} → {target}"))
-        })) {
+        for (rule, names) in group(
+            self.renamed.iter().map(|(source, target, rule)| (rule.clone(), format!("{source} → {target}"))),
+        ) {
             line(f, "renamed", &rule, &names, 1)?;
         }
         for (what, entries) in [("reshaped", &self.reshaped), ("interpolated", &self.interpolated)] {
@@ -184,7 +191,12 @@ impl fmt::Display for SkipReason {
             SkipReason::PretrainingOnly => f.write_str("used by the pretraining only"),
             SkipReason::NotInModel => f.write_str("not in this model"),
             SkipReason::HeadShape { found, expected } => {
-                write!(f, "head for another number of classes ({} instead of {})", first(found), first(expected))
+                write!(
+                    f,
+                    "head for another number of classes ({} instead of {})",
+                    first(found),
+                    first(expected)
+                )
             }
             SkipReason::Shape { found, expected } => write!(f, "shape {found:?} instead of {expected:?}"),
             SkipReason::Duplicate { target } => write!(f, "{target} was already loaded"),

@@ -33,7 +33,8 @@ impl Transform {
             Transform::Reshape(shape) => tensor.f_reshape(shape)?,
             Transform::SparseKernel { size } => {
                 let depthwise = tensor.dim() == 2;
-                let moved = if depthwise { tensor.f_permute([1, 0])? } else { tensor.f_permute([2, 1, 0])? };
+                let moved =
+                    if depthwise { tensor.f_permute([1, 0])? } else { tensor.f_permute([2, 1, 0])? };
                 let channels = moved.size();
                 let shape = [channels[0], if depthwise { 1 } else { channels[1] }, *size, *size];
                 moved.f_reshape(shape)?.f_transpose(2, 3)?.f_contiguous()?

@@ -32,12 +32,19 @@ impl Loops {
             ("step", progress(self.optimizer_steps, self.optimizer_steps_in_epoch, &["ready", "completed"])),
             (
                 "zero_grad",
-                progress(self.optimizer_steps, self.optimizer_steps_in_epoch, &["ready", "completed", "started"]),
+                progress(
+                    self.optimizer_steps,
+                    self.optimizer_steps_in_epoch,
+                    &["ready", "completed", "started"],
+                ),
             ),
         ]);
         let fit = Value::dict([
             ("state_dict", empty()),
-            ("epoch_loop.state_dict", Value::dict([("_batches_that_stepped", Value::Int(self.optimizer_steps))])),
+            (
+                "epoch_loop.state_dict",
+                Value::dict([("_batches_that_stepped", Value::Int(self.optimizer_steps))]),
+            ),
             ("epoch_loop.batch_progress", self.batch_progress()),
             (
                 "epoch_loop.scheduler_progress",
@@ -102,7 +109,8 @@ impl Loops {
         let epochs_started = int(&["epoch_progress", "total", "ready"])?;
         Ok(Self {
             epochs_started,
-            epoch_done: int(&["epoch_progress", "total", "processed"])? == epochs_started && epochs_started > 0,
+            epoch_done: int(&["epoch_progress", "total", "processed"])? == epochs_started
+                && epochs_started > 0,
             batches: int(&["epoch_loop.batch_progress", "total", "ready"])?,
             batches_in_epoch: int(&["epoch_loop.batch_progress", "current", "ready"])?,
             optimizer_steps: int(&[optimizer, "optimizer", "step", "total", "completed"])?,

@@ -72,7 +72,8 @@ impl CheckpointContents {
     /// The structure to write.
     pub fn to_value(&self) -> Value {
         let tensors = self.state_dict.iter();
-        let tensors = tensors.map(|(name, view)| (format!("{MODEL_PREFIX}{name}"), Value::Tensor(view.clone())));
+        let tensors =
+            tensors.map(|(name, view)| (format!("{MODEL_PREFIX}{name}"), Value::Tensor(view.clone())));
         let optimizers = self.optimizer.iter().map(OptimizerState::to_value);
         let mut root = vec![
             ("epoch", Value::Int(self.epoch)),
@@ -116,7 +117,9 @@ impl CheckpointContents {
             lightning_version: keys.get("pytorch-lightning_version")?.text()?,
             state_dict: tensors.into_iter().map(|(name, view)| (strip(name), view.clone())).collect(),
             loops: loops.unwrap_or_default(),
-            callback: keys.optional("callbacks").and_then(|callbacks| ModelCheckpoint::from_value(callbacks.value)),
+            callback: keys
+                .optional("callbacks")
+                .and_then(|callbacks| ModelCheckpoint::from_value(callbacks.value)),
             optimizer: match optimizers.as_deref() {
                 Some([optimizer, ..]) => Some(OptimizerState::from_value(optimizer)?),
                 _ => None,

@@ -102,15 +102,15 @@ impl ParamState {
                 ("exp_avg", Value::Tensor(exp_avg.clone())),
                 ("exp_avg_sq", Value::Tensor(exp_avg_sq.clone())),
             ]),
-            ParamState::Sgd { momentum_buffer } => Value::dict([(
-                "momentum_buffer",
-                momentum_buffer.clone().map_or(Value::None, Value::Tensor),
-            )]),
+            ParamState::Sgd { momentum_buffer } => {
+                Value::dict([("momentum_buffer", momentum_buffer.clone().map_or(Value::None, Value::Tensor))])
+            }
         }
     }
 
     fn from_value(state: &Keys<'_>) -> Result<Self> {
-        if state.value.get("momentum_buffer").is_some() || state.value.as_dict().is_some_and(<[_]>::is_empty) {
+        if state.value.get("momentum_buffer").is_some() || state.value.as_dict().is_some_and(<[_]>::is_empty)
+        {
             let momentum_buffer = state.value.get("momentum_buffer").and_then(Value::as_tensor).cloned();
             return Ok(ParamState::Sgd { momentum_buffer });
         }

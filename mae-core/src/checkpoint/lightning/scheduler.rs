@@ -59,8 +59,8 @@ impl LrScheduler {
                 let items = milestones.value.as_dict().ok_or_else(|| milestones.wrong("a Counter"))?;
                 let pair = |(key, value): &(Value, Value)| Some((key.as_i64()?, value.as_i64()?));
                 let milestones: Option<Vec<_>> = items.iter().map(pair).collect();
-                let milestones =
-                    milestones.ok_or_else(|| state.at("milestones", state.value).wrong("a Counter of ints"))?;
+                let milestones = milestones
+                    .ok_or_else(|| state.at("milestones", state.value).wrong("a Counter of ints"))?;
                 LrSchedulerKind::MultiStep { milestones, gamma: state.get("gamma")?.float()? }
             }
             None => LrSchedulerKind::Lambda,

@@ -13,20 +13,23 @@ use super::graph::{DictKind, Node, NodeId};
 use super::machine::Machine;
 
 const MAX_DEPTH: usize = 128;
-const MAX_VALUES: usize = 4 << 20;
-const MIN_TEXT_BYTES: usize = 64 << 20;
+/// Some hundred megabytes.
+const MAX_VALUES: usize = 8 << 20;
 
 struct Freezer<'a> {
     machine: &'a Machine<'a>,
     values_left: usize,
     text_left: usize,
+    pickle_len: usize,
     origin: &'a Origin,
 }
 
 /// The machine's root as a tree. `pickle_len` scales the budget for texts.
 pub(super) fn freeze(machine: Machine<'_>, pickle_len: usize, origin: &Origin) -> Result<Value> {
-    let text_left = MIN_TEXT_BYTES.max(pickle_len.saturating_mul(4));
-    Freezer { machine: &machine, values_left: MAX_VALUES, text_left, origin }.value(machine.root, 0)
+    // Without sharing, a value takes at least a byte of the pickle and a text its length.
+    let values_left = MAX_VALUES.min(pickle_len.saturating_mul(4).saturating_add(1 << 16));
+    let text_left = pickle_len.saturating_mul(8).saturating_add(16 << 20);
+    Freezer { machine: &machine, values_left, text_left, pickle_len, origin }.value(machine.root, 0)
 }
 
 impl Freezer<'_> {
@@ -39,7 +42,7 @@ impl Freezer<'_> {
         }
         self.values_left = match self.values_left.checked_sub(1) {
             Some(left) => left,
-            None => return Err(self.limit("the pickle expands to too many values", format!("{MAX_VALUES}"))),
+            None => return Err(self.limit("sharing expands it to too many values", self.allowance())),
         };
         Ok(match self.machine.graph.get(id) {
             Node::None => Value::None,
@@ -105,7 +108,9 @@ impl Freezer<'_> {
     fn text(&mut self, len: usize) -> Result<()> {
         match self.text_left.checked_sub(len) {
             Some(left) => self.text_left = left,
-            None => return Err(self.limit("the pickle expands to too much text", format!("{MIN_TEXT_BYTES} bytes"))),
+            None => {
+                return Err(self.limit("sharing expands it to too much text", self.allowance()));
+            }
         }
         Ok(())
     }
@@ -127,6 +132,10 @@ impl Freezer<'_> {
         Ok(())
     }
 
+    fn allowance(&self) -> String {
+        format!("a small multiple of its {} bytes", self.pickle_len)
+    }
+
     fn limit(&self, what: &str, limit: String) -> Error {
         Error::Limit { what: format!("{}: {what}", self.origin.record), limit }
     }
@@ -144,7 +153,9 @@ fn class_of(global: &Global) -> String {
         Global::RebuildTensor | Global::RebuildTensorV2 => "torch._utils._rebuild_tensor_v2",
         Global::RebuildParameter => "torch._utils._rebuild_parameter",
         Global::RebuildFromType => "torch._tensor._rebuild_from_type_v2",
-        Global::Storage(dtype) => return format!("torch.{}", dtype.map_or("UntypedStorage", |d| d.storage_class())),
+        Global::Storage(dtype) => {
+            return format!("torch.{}", dtype.map_or("UntypedStorage", |d| d.storage_class()));
+        }
         Global::Size => "torch.Size",
         Global::Device => "torch.device",
         Global::TorchDType(dtype) => return format!("torch.{dtype}"),

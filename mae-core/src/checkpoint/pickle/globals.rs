@@ -37,13 +37,92 @@ pub(super) enum Global {
 
 /// Built-in names that are plain data types; every other one is refused.
 const HARMLESS_BUILTINS: [&str; 14] = [
-    "object", "int", "long", "float", "complex", "bool", "str", "unicode", "slice", "range", "xrange", "type",
-    "NotImplemented", "Ellipsis",
+    "object",
+    "int",
+    "long",
+    "float",
+    "complex",
+    "bool",
+    "str",
+    "unicode",
+    "slice",
+    "range",
+    "xrange",
+    "type",
+    "NotImplemented",
+    "Ellipsis",
 ];
 
 /// Modules of which nothing belongs in a checkpoint, with their submodules.
 const REFUSED_MODULES: [&str; 68] = [
-    "os", "posix", "nt", "posixpath", "ntpath", "subprocess", "_posixsubprocess", "commands", "popen2", "sys", "pty", "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "codeop", "compileall", "py_compile", "runpy", "importlib", "imp", "pkgutil", "zipimport", "site", "ensurepip", "pip", "setuptools", "distutils", "venv", "idlelib", "lib2to3", "ctypes", "_ctypes", "cffi", "socket", "_socket", "ssl", "http", "httplib", "urllib", "urllib2", "requests", "aiohttp", "ftplib", "smtplib", "telnetlib", "xmlrpc", "webbrowser", "asyncio", "multiprocessing", "_thread", "threading", "shutil", "tempfile", "bdb", "pdb", "trace", "cProfile", "profile", "timeit", "doctest", "inspect", "gc",
+    "os",
+    "posix",
+    "nt",
+    "posixpath",
+    "ntpath",
+    "subprocess",
+    "_posixsubprocess",
+    "commands",
+    "popen2",
+    "sys",
+    "pty",
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "code",
+    "codeop",
+    "compileall",
+    "py_compile",
+    "runpy",
+    "importlib",
+    "imp",
+    "pkgutil",
+    "zipimport",
+    "site",
+    "ensurepip",
+    "pip",
+    "setuptools",
+    "distutils",
+    "venv",
+    "idlelib",
+    "lib2to3",
+    "ctypes",
+    "_ctypes",
+    "cffi",
+    "socket",
+    "_socket",
+    "ssl",
+    "http",
+    "httplib",
+    "urllib",
+    "urllib2",
+    "requests",
+    "aiohttp",
+    "ftplib",
+    "smtplib",
+    "telnetlib",
+    "xmlrpc",
+    "webbrowser",
+    "asyncio",
+    "multiprocessing",
+    "_thread",
+    "threading",
+    "shutil",
+    "tempfile",
+    "bdb",
+    "pdb",
+    "trace",
+    "cProfile",
+    "profile",
+    "timeit",
+    "doctest",
+    "inspect",
+    "gc",
 ];
 
 /// Single functions that run code, in modules that are otherwise harmless.
@@ -78,8 +157,14 @@ const REFUSED_NAMES: [&str; 27] = [
 ];
 
 /// Prefixes of names that run code.
-const REFUSED_PREFIXES: [&str; 6] =
-    ["torch.hub", "torch.utils.cpp_extension", "torch.jit", "torch.package", "torch.distributed.rpc", "torch.ops"];
+const REFUSED_PREFIXES: [&str; 6] = [
+    "torch.hub",
+    "torch.utils.cpp_extension",
+    "torch.jit",
+    "torch.package",
+    "torch.distributed.rpc",
+    "torch.ops",
+];
 
 /// Looks a name up; `Err` when the file must be refused.
 pub(super) fn resolve(module: &str, name: &str) -> Result<Global, ()> {
@@ -109,7 +194,9 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, ()> {
             "tuple" => Global::Tuple,
             "dict" => Global::Dict,
             "bytes" | "bytearray" => Global::Bytes,
-            harmless if HARMLESS_BUILTINS.contains(&harmless) => Global::Other(format!("builtins.{harmless}")),
+            harmless if HARMLESS_BUILTINS.contains(&harmless) => {
+                Global::Other(format!("builtins.{harmless}"))
+            }
             _ => return Err(()),
         },
         ("copy_reg" | "copyreg", "_reconstructor") => Global::Reconstructor,
@@ -132,8 +219,13 @@ fn is_refused(module: &str, class: &str) -> bool {
     // A dotted name reaches through a module to its imports: `numpy.os.system`, or STACK_GLOBAL's
     // ("torch", "os.system").
     let reaches_through = class.split('.').skip(1).any(|part| {
-        matches!(part, "os" | "posix" | "nt" | "sys" | "subprocess" | "builtins" | "__builtins__" | "__globals__")
-            || matches!(part, "eval" | "exec" | "system" | "popen" | "__import__" | "__reduce__" | "__getattribute__")
+        matches!(
+            part,
+            "os" | "posix" | "nt" | "sys" | "subprocess" | "builtins" | "__builtins__" | "__globals__"
+        ) || matches!(
+            part,
+            "eval" | "exec" | "system" | "popen" | "__import__" | "__reduce__" | "__getattribute__"
+        )
     });
     REFUSED_MODULES.contains(&top)
         || reaches_through

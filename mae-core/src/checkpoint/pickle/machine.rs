@@ -117,7 +117,8 @@ impl<'a> Machine<'a> {
             Op::Global(module, name) => self.push_global(module, name),
             Op::StackGlobal => {
                 let names = self.pop_n(2)?;
-                let (Some(module), Some(name)) = (self.graph.as_str(names[0]), self.graph.as_str(names[1])) else {
+                let (Some(module), Some(name)) = (self.graph.as_str(names[0]), self.graph.as_str(names[1]))
+                else {
                     return Err(self.error("STACK_GLOBAL without two strings"));
                 };
                 let (module, name) = (module.to_owned(), name.to_owned());
@@ -268,7 +269,7 @@ impl<'a> Machine<'a> {
     }
 
     pub(super) fn pairs(&self, items: &[NodeId]) -> Result<Vec<(NodeId, NodeId)>> {
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(self.error("a key without a value"));
         }
         Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

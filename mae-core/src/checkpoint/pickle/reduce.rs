@@ -101,7 +101,9 @@ impl Machine<'_> {
     /// BINPERSID: ("storage", class, key, location, number of elements[, view]).
     pub(super) fn persistent(&mut self, id: NodeId, storages: &mut dyn Storages) -> Result<Node> {
         let parts = match self.graph.as_seq(id) {
-            Some(parts) if parts.len() >= 5 && self.graph.as_str(parts[0]) == Some("storage") => parts.to_vec(),
+            Some(parts) if parts.len() >= 5 && self.graph.as_str(parts[0]) == Some("storage") => {
+                parts.to_vec()
+            }
             _ => return Err(self.error("a persistent id that is not a storage")),
         };
         let dtype = match self.global(parts[1]) {
@@ -263,10 +265,11 @@ impl Machine<'_> {
             _ => contiguous_strides(&shape),
         };
         let storage = Storage::owned(self.origin.record.clone(), data.clone(), numpy.big_endian);
-        let view = TensorView::new(dtype, shape, strides, 0, Arc::new(storage)).map_err(|error| match error {
-            Error::Tensor { problem, .. } => self.error(format!("NumPy array: {problem}")),
-            other => other,
-        })?;
+        let view =
+            TensorView::new(dtype, shape, strides, 0, Arc::new(storage)).map_err(|error| match error {
+                Error::Tensor { problem, .. } => self.error(format!("NumPy array: {problem}")),
+                other => other,
+            })?;
         Ok(Node::NumpyArray(Some(view)))
     }
 

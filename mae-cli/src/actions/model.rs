@@ -1,0 +1,131 @@
+//! From the plan to a model, with the weights it starts from.
+
+use std::path::Path;
+
+use mae_core::arch::{Arch, Family};
+use mae_core::backbone::Purpose;
+use mae_core::checkpoint::dialect::Role;
+use mae_core::checkpoint::{Checkpoint, Value};
+use mae_core::classify::ClassifierConfig;
+use mae_core::model::Model;
+use mae_core::pretrain::PretrainConfig;
+
+use super::Run;
+use crate::error::{Error, Result};
+use crate::spec::Plan;
+use crate::spec::schema::{Compat, Stage};
+
+/// A new model for the plan's stage. What TAO ignores counts only where the user set it.
+pub(super) fn build(plan: &Plan, run: &Run) -> Result<Model> {
+    let size = plan.dataset.augmentation.input_size as i64;
+    let arch = Arch::by_name(&plan.model.arch)?;
+    let seed = plan.train.seed as u64;
+    Ok(match plan.train.stage {
+        Stage::Pretrain => Model::pretrain(arch, (size, size), pretrain_config(plan, arch), seed, run.device)?,
+        Stage::Finetune => {
+            let config = classifier_config(plan, arch)?;
+            Model::classifier(arch, (size, size), &config, seed, run.device)?
+        }
+    })
+}
+
+/// The classifier that the plan asks for.
+pub(super) fn classifier_config(plan: &Plan, arch: &Arch) -> Result<ClassifierConfig> {
+    let class_token = plan.is_honoured("model.global_pool") && !plan.model.global_pool;
+    if class_token && !matches!(arch.family, Family::Vit(_)) {
+        return Err(mae_core::Error::Setting {
+            key: "model.global_pool".into(),
+            problem: format!("false asks for the class token, and {} has none", arch.name),
+            remedy: "Set it to true, or leave it out".into(),
+        }
+        .into());
+    }
+    Ok(ClassifierConfig {
+        num_classes: plan.model.num_classes as i64,
+        drop_path_rate: drop_path_rate(plan),
+        purpose: if class_token { Purpose::Features } else { Purpose::Finetune },
+    })
+}
+
+/// The weights that fine-tuning starts from, if the plan names any.
+pub(super) fn load_pretrained(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
+    let Some(path) = &plan.train.pretrained_model_path else { return Ok(()) };
+    if plan.train.stage == Stage::Pretrain {
+        run.progress.say("note: train.pretrained_model_path counts only in fine-tuning; it is left aside");
+        return Ok(());
+    }
+    let checkpoint = open("train.pretrained_model_path", path)?;
+    let report = model.load(&checkpoint, Role::Finetune)?;
+    run.progress.say(&format!("Weights from {path}: {report}"));
+    Ok(())
+}
+
+/// A model with all the weights of the plan's checkpoint: evaluation, inference, export of a classifier.
+pub(super) fn restore(plan: &Plan, run: &mut Run) -> Result<(Model, Checkpoint)> {
+    let key = format!("{}.checkpoint", plan.action().name());
+    let checkpoint = open(&key, plan.checkpoint())?;
+    run.status.loading_checkpoint(plan.checkpoint())?;
+    agree(plan, &key, &checkpoint)?;
+    let mut model = build(plan, run)?;
+    model.load(&checkpoint, Role::Full)?;
+    Ok((model, checkpoint))
+}
+
+/// Opens a checkpoint that a key of the spec names.
+pub(super) fn open(key: &str, path: &str) -> Result<Checkpoint> {
+    if !Path::new(path).exists() {
+        return Err(Error::File {
+            key: key.to_owned(),
+            problem: format!("the checkpoint {path} does not exist"),
+            help: "give the .pth that mae train wrote, for example results/train/convnextv2_atto_latest.pth".into(),
+        });
+    }
+    Ok(Checkpoint::open(path)?)
+}
+
+/// Refuses a checkpoint of another architecture or stage by name, before its tensors are compared.
+pub(super) fn agree(plan: &Plan, key: &str, checkpoint: &Checkpoint) -> Result<()> {
+    let extra = checkpoint.root().get("mae");
+    let stored = |field: &str| extra.and_then(|extra| extra.get(field)).and_then(Value::as_str);
+    for (field, setting, wanted) in [
+        ("arch", "model.arch", plan.model.arch.as_str()),
+        ("stage", "train.stage", plan.train.stage.as_str()),
+    ] {
+        if let Some(found) = stored(field)
+            && found != wanted
+        {
+            return Err(Error::File {
+                key: key.to_owned(),
+                problem: format!(
+                    "{} was trained with {setting} = {found}, but the spec says {setting} = {wanted}",
+                    plan.checkpoint()
+                ),
+                help: format!("set {setting}={found}, or give a checkpoint of {wanted}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Names of the classes that a checkpoint was trained on; empty when it does not say.
+pub(super) fn stored_classes(checkpoint: &Checkpoint) -> Vec<String> {
+    let classes = checkpoint.root().get_path(&["mae", "classes"]).and_then(Value::as_slice).unwrap_or_default();
+    classes.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn pretrain_config(plan: &Plan, arch: &Arch) -> PretrainConfig {
+    let hiera = matches!(arch.family, Family::Hiera(_));
+    PretrainConfig {
+        mask_ratio: plan.train.mask_ratio,
+        // TAO always normalises Hiera's targets.
+        norm_pix_loss: plan.train.norm_pix_loss || (hiera && !plan.is_honoured("train.norm_pix_loss")),
+        decoder_depth: plan.is_honoured("model.decoder_depth").then_some(plan.model.decoder_depth),
+        decoder_embed_dim: plan.is_honoured("model.decoder_embed_dim").then_some(plan.model.decoder_embed_dim as i64),
+        drop_path_rate: drop_path_rate(plan),
+        tao_init: plan.compat == Compat::Tao,
+    }
+}
+
+fn drop_path_rate(plan: &Plan) -> f64 {
+    if plan.is_honoured("model.drop_path_rate") { plan.model.drop_path_rate } else { 0.0 }
+}
