@@ -249,12 +249,12 @@ fn a_saved_training_goes_on_as_if_it_had_never_stopped() {
         valid: 3,
     };
     let mut whole = new();
-    (0..6).for_each(|n| drop(whole.train_batch(&batch(n), false).unwrap()));
+    (0..6).for_each(|n| _ = whole.train_batch(&batch(n), false).unwrap());
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("half.pth");
     let mut half = new();
-    (0..4).for_each(|n| drop(half.train_batch(&batch(n), false).unwrap()));
+    (0..4).for_each(|n| _ = half.train_batch(&batch(n), false).unwrap());
     mae_core::checkpoint::write(&path, &half.checkpoint(false, vec![]).unwrap().to_value()).unwrap();
     drop(half);
     let file = mae_core::checkpoint::Checkpoint::open(&path).unwrap();
@@ -262,7 +262,7 @@ fn a_saved_training_goes_on_as_if_it_had_never_stopped() {
     let mut resumed = new();
     resumed.resume(&contents).unwrap();
     assert_eq!((resumed.cursor().batch, resumed.cursor().step), (4, 2));
-    (4..6).for_each(|n| drop(resumed.train_batch(&batch(n), false).unwrap()));
+    (4..6).for_each(|n| _ = resumed.train_batch(&batch(n), false).unwrap());
 
     assert_eq!(resumed.cursor(), whole.cursor());
     for ((_, spec, a), (_, _, b)) in whole.model.params.iter().zip(resumed.model.params.iter()) {
