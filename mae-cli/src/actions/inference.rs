@@ -53,12 +53,18 @@ fn gather(run: &Run, rows: Vec<(String, usize)>) -> Result<Vec<(String, usize)>>
     let bytes = serde_json::to_vec(&rows).map_err(|error| gather_error(&error))?;
     let mut all = Vec::new();
     for part in run.collective().gather_bytes(&bytes)? {
-        let part: Vec<(String, usize)> = serde_json::from_slice(&part).map_err(|error| gather_error(&error))?;
+        let part: Vec<(String, usize)> =
+            serde_json::from_slice(&part).map_err(|error| gather_error(&error))?;
         all.extend(part);
     }
     Ok(all)
 }
 
 fn gather_error(error: &serde_json::Error) -> Error {
-    mae_core::engine::CollectiveError { operation: "gather of the results", rank: 0, reason: error.to_string() }.into()
+    mae_core::engine::CollectiveError {
+        operation: "gather of the results",
+        rank: 0,
+        reason: error.to_string(),
+    }
+    .into()
 }
