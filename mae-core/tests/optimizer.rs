@@ -1,5 +1,12 @@
 //! Parameter groups, schedules and whole training trajectories against the goldens (recorded from Lightning).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed expectation is a failed test"
+)]
+
 mod common;
 
 use common::{golden_params, image, l2, noise, number, read_json, relative};
