@@ -82,7 +82,11 @@ fn is_setting(error: &mae_core::Error) -> bool {
     use mae_core::Error as Core;
     matches!(
         error,
-        Core::UnknownArch { .. } | Core::InputSize { .. } | Core::MaskRatio { .. } | Core::Setting { .. } | Core::Checkpoint(_)
+        Core::UnknownArch { .. }
+            | Core::InputSize { .. }
+            | Core::MaskRatio { .. }
+            | Core::Setting { .. }
+            | Core::Checkpoint(_)
     )
 }
 

@@ -14,7 +14,9 @@ const INTERRUPTED: u8 = 4;
 fn main() -> ExitCode {
     actions::prepare_device();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("MAE_LOG").unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MAE_LOG").unwrap_or_else(|_| "warn".into()),
+        )
         .with_writer(std::io::stderr)
         .init();
     let arguments = match args::parse(std::env::args_os()) {
@@ -47,7 +49,8 @@ fn run(request: Request) -> Result<u8, Error> {
         }
         Request::Show { action, spec, overrides, resolve, package } => {
             let composed = spec::compose(Some(&spec), &overrides)?;
-            let spec_name = spec.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            let spec_name =
+                spec.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             let env = |name: &str| std::env::var(name).ok();
             let context = Context { env: &env, spec_name: &spec_name, action: action.name() };
             print(&composed.show(resolve.then_some(&context), package.as_deref())?);

@@ -138,7 +138,10 @@ impl Model {
     /// # Errors
     /// When a tensor cannot be viewed.
     pub fn state_dict(&self) -> Result<Vec<(String, TensorView)>> {
-        self.params.iter().map(|(_, spec, tensor)| Ok((spec.name.clone(), TensorView::deferred(tensor)?))).collect()
+        self.params
+            .iter()
+            .map(|(_, spec, tensor)| Ok((spec.name.clone(), TensorView::deferred(tensor)?)))
+            .collect()
     }
 
     /// Loads the weights of a checkpoint, ours or another project's.

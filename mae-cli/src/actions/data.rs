@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use mae_core::engine::{self, Data};
 use mae_data::{
-    Augmentation, BadSample, CropRule, Dataset, Interpolation, Layout, Loader, LoaderOptions, Mixup, MixupMode, OpenOptions,
-    Pipeline,
+    Augmentation, BadSample, CropRule, Dataset, Interpolation, Layout, Loader, LoaderOptions, Mixup,
+    MixupMode, OpenOptions, Pipeline,
 };
 use tch::{Device, Tensor};
 
@@ -116,7 +116,11 @@ fn options(plan: &Plan, run: &Run) -> LoaderOptions {
         batch_size: plan.batch_size(),
         seed: plan.train.seed as u64,
         // Unset, the loader takes what the machine has.
-        threads: if plan.is_set("dataset.num_workers_per_gpu") { plan.dataset.num_workers_per_gpu.max(1) } else { 0 },
+        threads: if plan.is_set("dataset.num_workers_per_gpu") {
+            plan.dataset.num_workers_per_gpu.max(1)
+        } else {
+            0
+        },
         rank: run.collective().rank(),
         world_size: run.collective().world_size(),
         max_bad_fraction: plan.dataset.max_bad_fraction,
@@ -131,7 +135,8 @@ pub(super) fn to_device(batch: mae_data::Batch, device: Device) -> Result<engine
     };
     let shape = batch.shape.map(|side| side as i64);
     let rows = shape[0];
-    let labels = (!batch.labels.contains(&-1)).then(|| tensor(Tensor::f_from_slice(&batch.labels))).transpose()?;
+    let labels =
+        (!batch.labels.contains(&-1)).then(|| tensor(Tensor::f_from_slice(&batch.labels))).transpose()?;
     let targets = batch
         .targets
         .map(|targets| tensor(Tensor::f_from_slice(&targets).and_then(|t| t.f_reshape([rows, -1]))))
@@ -186,15 +191,20 @@ pub(super) fn report_bad_samples(plan: &Plan, bad: &[BadSample], progress: &Prog
     }
     let path = plan.results_dir().join("bad_samples.csv");
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let rows = std::iter::once(["path".to_owned(), "replaced".to_owned(), "reason".to_owned()])
-        .chain(bad.iter().map(|sample| [sample.name.clone(), sample.replaced.to_string(), sample.reason.clone()]));
+    let rows = std::iter::once(["path".to_owned(), "replaced".to_owned(), "reason".to_owned()]).chain(
+        bad.iter().map(|sample| [sample.name.clone(), sample.replaced.to_string(), sample.reason.clone()]),
+    );
     for row in rows {
         writer.write_record(row).map_err(|error| write_error(&path, error.to_string()))?;
     }
     let bytes = writer.into_inner().map_err(|error| write_error(&path, error.to_string()))?;
     super::run::write_atomically(&path, &bytes)?;
     let list = path.display();
-    progress.say(&format!("{} images could not be read in full, first {}; all are in {list}", bad.len(), bad[0].name));
+    progress.say(&format!(
+        "{} images could not be read in full, first {}; all are in {list}",
+        bad.len(),
+        bad[0].name
+    ));
     Ok(())
 }
 

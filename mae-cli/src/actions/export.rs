@@ -31,7 +31,10 @@ pub(super) fn export(plan: &Plan, run: &mut Run) -> Result<()> {
         Stage::Finetune => (model::classifier_config(plan, arch)?, Role::Full),
         Stage::Pretrain => {
             let num_classes = plan.model.num_classes as i64;
-            (ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Features }, Role::Backbone)
+            (
+                ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Features },
+                Role::Backbone,
+            )
         }
     };
     let mut model = Model::classifier(arch, size, &config, plan.train.seed as u64, run.device)?;

@@ -27,7 +27,9 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<()> {
             .and_then(|best| best.f_to_kind(Kind::Int64))
             .and_then(Vec::try_from)
             .map_err(|error| Error::Core(error.into()))?;
-        for (place, (&sample, &class)) in batch.samples.iter().zip(&best).enumerate().take(batch.valid as usize) {
+        for (place, (&sample, &class)) in
+            batch.samples.iter().zip(&best).enumerate().take(batch.valid as usize)
+        {
             // An image that could not be read has no class; bad_samples.csv names it.
             if !replaced.contains(&place) {
                 rows.push((loader.dataset().display_path(sample as usize), class as usize));
@@ -54,12 +56,18 @@ fn gather(run: &Run, rows: Vec<(String, usize)>) -> Result<Vec<(String, usize)>>
     let bytes = serde_json::to_vec(&rows).map_err(|error| gather_error(&error))?;
     let mut all = Vec::new();
     for part in run.collective().gather_bytes(&bytes)? {
-        let part: Vec<(String, usize)> = serde_json::from_slice(&part).map_err(|error| gather_error(&error))?;
+        let part: Vec<(String, usize)> =
+            serde_json::from_slice(&part).map_err(|error| gather_error(&error))?;
         all.extend(part);
     }
     Ok(all)
 }
 
 fn gather_error(error: &serde_json::Error) -> Error {
-    mae_core::engine::CollectiveError { operation: "gather of the results", rank: 0, reason: error.to_string() }.into()
+    mae_core::engine::CollectiveError {
+        operation: "gather of the results",
+        rank: 0,
+        reason: error.to_string(),
+    }
+    .into()
 }

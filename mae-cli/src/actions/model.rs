@@ -21,7 +21,9 @@ pub(super) fn build(plan: &Plan, run: &Run) -> Result<Model> {
     let arch = Arch::by_name(&plan.model.arch)?;
     let seed = plan.train.seed as u64;
     Ok(match plan.train.stage {
-        Stage::Pretrain => Model::pretrain(arch, (size, size), pretrain_config(plan, arch), seed, run.device)?,
+        Stage::Pretrain => {
+            Model::pretrain(arch, (size, size), pretrain_config(plan, arch), seed, run.device)?
+        }
         Stage::Finetune => {
             let config = classifier_config(plan, arch)?;
             Model::classifier(arch, (size, size), &config, seed, run.device)?
@@ -77,7 +79,8 @@ pub(super) fn open(key: &str, path: &str) -> Result<Checkpoint> {
         return Err(Error::File {
             key: key.to_owned(),
             problem: format!("the checkpoint {path} does not exist"),
-            help: "give the .pth that mae train wrote, for example results/train/convnextv2_atto_latest.pth".into(),
+            help: "give the .pth that mae train wrote, for example results/train/convnextv2_atto_latest.pth"
+                .into(),
         });
     }
     Ok(Checkpoint::open(path)?)
@@ -109,7 +112,8 @@ pub(super) fn agree(plan: &Plan, key: &str, checkpoint: &Checkpoint) -> Result<(
 
 /// Names of the classes that a checkpoint was trained on; empty when it does not say.
 pub(super) fn stored_classes(checkpoint: &Checkpoint) -> Vec<String> {
-    let classes = checkpoint.root().get_path(&["mae", "classes"]).and_then(Value::as_slice).unwrap_or_default();
+    let classes =
+        checkpoint.root().get_path(&["mae", "classes"]).and_then(Value::as_slice).unwrap_or_default();
     classes.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
@@ -120,7 +124,9 @@ fn pretrain_config(plan: &Plan, arch: &Arch) -> PretrainConfig {
         // TAO always normalises Hiera's targets.
         norm_pix_loss: plan.train.norm_pix_loss || (hiera && !plan.is_honoured("train.norm_pix_loss")),
         decoder_depth: plan.is_honoured("model.decoder_depth").then_some(plan.model.decoder_depth),
-        decoder_embed_dim: plan.is_honoured("model.decoder_embed_dim").then_some(plan.model.decoder_embed_dim as i64),
+        decoder_embed_dim: plan
+            .is_honoured("model.decoder_embed_dim")
+            .then_some(plan.model.decoder_embed_dim as i64),
         drop_path_rate: drop_path_rate(plan),
         tao_init: plan.compat == Compat::Tao,
     }

@@ -38,7 +38,8 @@ impl Run {
             Role::Alone | Role::NodeLauncher(_) => true,
         };
         let folder = plan.results_dir();
-        fs::create_dir_all(folder).map_err(|source| report::Error::Write { path: folder.to_owned(), source })?;
+        fs::create_dir_all(folder)
+            .map_err(|source| report::Error::Write { path: folder.to_owned(), source })?;
         let progress = if first { Progress::detect() } else { Progress::silent() };
         let mut status = if first {
             write_atomically(&folder.join("experiment.yaml"), plan.to_yaml().as_bytes())?;

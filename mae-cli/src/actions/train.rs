@@ -7,12 +7,14 @@ use std::time::Duration;
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
 use mae_core::engine::{
-    Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason, StepReport, Trainer,
-    TrainerConfig, fit,
+    Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
+    StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::Model;
 use mae_core::ops::Precision;
-use mae_core::optim::{AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, Sgd, estimated_steps, param_groups};
+use mae_core::optim::{
+    AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, Sgd, estimated_steps, param_groups,
+};
 use mae_data::Layout;
 
 use super::checkpoints::{Checkpoints, resume_point};
@@ -30,10 +32,8 @@ use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
 const MAX_BAD_STEPS: u64 = 20;
 
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
-    let interrupt = Interrupt::watch().map_err(|source| crate::report::Error::Write {
-        path: plan.results_dir().to_owned(),
-        source,
-    })?;
+    let interrupt = Interrupt::watch()
+        .map_err(|source| crate::report::Error::Write { path: plan.results_dir().to_owned(), source })?;
     let mut data = open_data(plan, run)?;
     let mut model = model::build(plan, run)?;
     let resume = resume_point(plan)?;
@@ -55,7 +55,8 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         if contents.extra.as_ref().and_then(|e| e.get("data_digest")).and_then(Value::as_str)
             != Some(data.train.dataset().digest())
         {
-            run.progress.say("note: the training data is not that of the checkpoint; the order of samples differs");
+            run.progress
+                .say("note: the training data is not that of the checkpoint; the order of samples differs");
         }
     }
     agree_on_the_data(&data, &trainer)?;
@@ -153,7 +154,10 @@ fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
     }
     run.status.frozen(&found, &missing)?;
     if !missing.is_empty() {
-        run.progress.say(&format!("note: train.freeze names modules that the model does not have: {}", missing.join(", ")));
+        run.progress.say(&format!(
+            "note: train.freeze names modules that the model does not have: {}",
+            missing.join(", ")
+        ));
     }
     if model.params.trainable().next().is_none() {
         return Err(mae_core::Error::Setting {
@@ -266,9 +270,10 @@ fn agree_on_the_data(data: &TrainingData, trainer: &Trainer<'_>) -> Result<()> {
 fn announce(plan: &Plan, data: &TrainingData, trainer: &Trainer<'_>, run: &Run) {
     let parameters = trainer.model.params.numel() as f64 / 1e6;
     let size = plan.dataset.augmentation.input_size;
-    let validation = data.validation.as_ref().map_or_else(String::new, |loader| {
-        format!(", {} to validate", loader.dataset().len())
-    });
+    let validation = data
+        .validation
+        .as_ref()
+        .map_or_else(String::new, |loader| format!(", {} to validate", loader.dataset().len()));
     run.progress.say(&format!(
         "{} of {} ({parameters:.1} M parameters) at {size}x{size} on {} images{validation}; batches of {}, {} an epoch",
         match plan.train.stage {
@@ -326,8 +331,10 @@ impl Hooks<Error> for TrainHooks<'_> {
             waited: self.waited.take(),
         });
         if outcome.skipped {
-            let message =
-                format!("step {} was left out: its loss or gradients were not finite", report.step.saturating_sub(1));
+            let message = format!(
+                "step {} was left out: its loss or gradients were not finite",
+                report.step.saturating_sub(1)
+            );
             self.training.say(&message);
             self.run.status.warning(&message)?;
         }

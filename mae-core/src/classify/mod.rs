@@ -35,7 +35,12 @@ impl Classifier {
     ///
     /// # Errors
     /// [`Error::InputSize`], or [`Error::Setting`] for less than one class.
-    pub fn declare(place: &Declare, arch: &Arch, size: (i64, i64), config: &ClassifierConfig) -> Result<Self> {
+    pub fn declare(
+        place: &Declare,
+        arch: &Arch,
+        size: (i64, i64),
+        config: &ClassifierConfig,
+    ) -> Result<Self> {
         if config.num_classes < 1 {
             return Err(Error::Setting {
                 key: "model.num_classes".into(),

@@ -41,8 +41,9 @@ pub enum GroupRule {
 pub fn param_groups(params: &Params, weight_decay: f64, rule: GroupRule) -> Vec<ParamGroup> {
     match rule {
         GroupRule::Pretrain { decay_tokens_and_grn } => {
-            let exempt =
-                |spec: &ParamSpec| is_vector(spec) || (!decay_tokens_and_grn && (is_grn(spec) || is_token(spec)));
+            let exempt = |spec: &ParamSpec| {
+                is_vector(spec) || (!decay_tokens_and_grn && (is_grn(spec) || is_token(spec)))
+            };
             let group = |decays: bool| ParamGroup {
                 weight_decay: if decays { weight_decay } else { 0.0 },
                 lr_scale: None,
@@ -95,7 +96,8 @@ fn is_token(spec: &ParamSpec) -> bool {
 }
 
 fn decays_in_finetuning(family: Family, spec: &ParamSpec) -> bool {
-    let vit_token = matches!(family, Family::Vit(_)) && matches!(spec.name.as_str(), "pos_embed" | "cls_token");
+    let vit_token =
+        matches!(family, Family::Vit(_)) && matches!(spec.name.as_str(), "pos_embed" | "cls_token");
     !(is_vector(spec) || is_grn(spec) || vit_token)
 }
 

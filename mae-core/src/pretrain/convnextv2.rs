@@ -74,7 +74,8 @@ impl Fcmae {
         for (index, block) in self.decoder.iter().enumerate() {
             x = ops.scope(&format!("decoder.{index}"), || ops.convnextv2_block(&x, block))?;
         }
-        let pred = ops.scope("pred", || ops.conv2d(&x, &self.pred))?.f_reshape([-1, rows * cols, 32 * 32 * 3])?;
+        let pred =
+            ops.scope("pred", || ops.conv2d(&x, &self.pred))?.f_reshape([-1, rows * cols, 32 * 32 * 3])?;
         let mut target = patchify(images, self.grid)?;
         if norm_pix_loss {
             target = normalize_patches(&target)?;
