@@ -22,7 +22,7 @@ const GRADIENT: f64 = 5e-5;
 const GRADIENT_ENTRY: f64 = 1e-5;
 
 /// Above this many pretraining parameters a file is left to the long suite.
-const LARGE: i64 = 100_000_000;
+const LARGE: i64 = 120_000_000;
 
 #[derive(Default)]
 struct Worst {

@@ -190,7 +190,7 @@ fn check_trajectory(name: &str, case: &Value) {
         },
         _ => LrSchedule::MultiStep { lr, milestones: vec![88, 96], gamma: 0.1 },
     };
-    let smoothing = config["smoothing"].as_f64().or(config["label_smoothing"].as_f64()).unwrap_or(0.1);
+    let smoothing = config["dataset__augmentation__smoothing"].as_f64().unwrap_or(0.1);
     let trainer_config = TrainerConfig {
         seed: 0,
         precision: Precision::Fp32,
@@ -275,12 +275,12 @@ fn a_saved_training_goes_on_as_if_it_had_never_stopped() {
         valid: 3,
     };
     let mut whole = new();
-    (0..6).for_each(|n| drop(whole.train_batch(&batch(n), false).unwrap()));
+    (0..6).for_each(|n| _ = whole.train_batch(&batch(n), false).unwrap());
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("half.pth");
     let mut half = new();
-    (0..4).for_each(|n| drop(half.train_batch(&batch(n), false).unwrap()));
+    (0..4).for_each(|n| _ = half.train_batch(&batch(n), false).unwrap());
     mae_core::checkpoint::write(&path, &half.checkpoint(false, vec![]).unwrap().to_value()).unwrap();
     drop(half);
     let file = mae_core::checkpoint::Checkpoint::open(&path).unwrap();
@@ -288,7 +288,7 @@ fn a_saved_training_goes_on_as_if_it_had_never_stopped() {
     let mut resumed = new();
     resumed.resume(&contents).unwrap();
     assert_eq!((resumed.cursor().batch, resumed.cursor().step), (4, 2));
-    (4..6).for_each(|n| drop(resumed.train_batch(&batch(n), false).unwrap()));
+    (4..6).for_each(|n| _ = resumed.train_batch(&batch(n), false).unwrap());
 
     assert_eq!(resumed.cursor(), whole.cursor());
     for ((_, spec, a), (_, _, b)) in whole.model.params.iter().zip(resumed.model.params.iter()) {

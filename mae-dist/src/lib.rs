@@ -18,7 +18,7 @@ pub mod launch;
 pub use collective::{GlooCollective, GlooCollectiveOptions};
 pub use env::{Environment, NodeLauncher, Role, Worker};
 pub use error::{DistError, Failure, Origin};
-pub use launch::{LocalLauncher, Stream};
+pub use launch::{Ended, Line, LocalLauncher, Stream, follow_launcher};
 
 /// The name of this machine, as errors show it.
 pub(crate) fn host_name() -> String {

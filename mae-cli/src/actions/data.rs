@@ -151,6 +151,23 @@ pub(super) fn to_device(batch: mae_data::Batch, device: Device) -> Result<engine
     })
 }
 
+/// A loader's batch as tensors on `device`, with the images that count alone: no padding, no stand-ins for images that
+/// could not be read.
+pub(super) fn counted_to_device(mut batch: mae_data::Batch, device: Device) -> Result<engine::Batch> {
+    let counts = |place: &usize| *place < batch.valid && !batch.replaced.contains(place);
+    let kept: Vec<usize> = (0..batch.samples.len()).filter(counts).collect();
+    if kept.len() < batch.samples.len() {
+        let pixels = batch.images.len() / batch.samples.len();
+        batch.images =
+            kept.iter().flat_map(|&i| &batch.images[i * pixels..(i + 1) * pixels]).copied().collect();
+        batch.labels = kept.iter().map(|&i| batch.labels[i]).collect();
+        batch.samples = kept.iter().map(|&i| batch.samples[i]).collect();
+        batch.shape[0] = kept.len();
+        batch.valid = kept.len();
+    }
+    to_device(batch, device)
+}
+
 /// The data of a training.
 pub(super) struct TrainingData {
     pub(super) train: Loader,
@@ -180,7 +197,7 @@ impl Data<Error> for TrainingData {
         let Some(loader) = &self.validation else { return Ok(None) };
         let device = self.device;
         let batches = loader.epoch(0, 0);
-        Ok(Some(Box::new(batches.map(move |batch| to_device(batch?, device)))))
+        Ok(Some(Box::new(batches.map(move |batch| counted_to_device(batch?, device)))))
     }
 }
 

@@ -6,6 +6,7 @@ use mae_data::Layout;
 
 use super::{Run, classes, data, model};
 use crate::error::Result;
+use crate::report::tensorboard::EventWriter;
 use crate::spec::Plan;
 use crate::spec::schema::Stage;
 
@@ -26,7 +27,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<()> {
     let mut task = run.progress.items("Evaluating", total as u64);
     let mut done = 0;
     for batch in loader.epoch(0, 0) {
-        let batch = data::to_device(batch?, run.device)?;
+        let batch = data::counted_to_device(batch?, run.device)?;
         evaluation.add(&batch)?;
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));
@@ -38,6 +39,15 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<()> {
     }
     task.finish(&summary);
     data::report_bad_samples(plan, &loader.bad_samples(), &run.progress)?;
+    if run.is_first() {
+        // As upstream: a version of its own, at step 0.
+        let mut events = EventWriter::create(plan.results_dir(), 0)?;
+        events.scalar("val_loss", 0, metrics.loss)?;
+        if let Some(accuracy) = metrics.accuracy {
+            events.scalar("acc", 0, accuracy)?;
+        }
+        events.scalar("epoch", 0, 0.0)?;
+    }
     run.status.tested(metrics.loss, metrics.accuracy)?;
     Ok(())
 }

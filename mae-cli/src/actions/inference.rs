@@ -18,22 +18,19 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<()> {
     let mut task = run.progress.items("Classifying", total as u64);
     let mut done = 0;
     for batch in loader.epoch(0, 0) {
-        let batch = batch?;
-        let replaced = batch.replaced.clone();
-        let batch = data::to_device(batch, run.device)?;
+        // An image that could not be read has no class; bad_samples.csv names it.
+        let batch = data::counted_to_device(batch?, run.device)?;
+        if batch.valid == 0 {
+            continue;
+        }
         let logits = model.logits(&batch.images)?;
         let best: Vec<i64> = logits
             .f_argmax(-1, false)
             .and_then(|best| best.f_to_kind(Kind::Int64))
             .and_then(Vec::try_from)
             .map_err(|error| Error::Core(error.into()))?;
-        for (place, (&sample, &class)) in
-            batch.samples.iter().zip(&best).enumerate().take(batch.valid as usize)
-        {
-            // An image that could not be read has no class; bad_samples.csv names it.
-            if !replaced.contains(&place) {
-                rows.push((loader.dataset().display_path(sample as usize), class as usize));
-            }
+        for (&sample, &class) in batch.samples.iter().zip(&best) {
+            rows.push((loader.dataset().display_path(sample as usize), class as usize));
         }
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));

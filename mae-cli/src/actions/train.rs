@@ -139,7 +139,7 @@ fn preview(plan: &Plan, data: &mut TrainingData) -> Result<Option<Batch>> {
         return Ok(None);
     }
     let Some(mut batches) = data.validation()? else { return Ok(None) };
-    batches.next().transpose()
+    Ok(batches.next().transpose()?.filter(|batch| batch.valid > 0))
 }
 
 fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {

@@ -197,6 +197,14 @@ fn not_a_section(path: &str, node: &Node) -> Error {
 fn unknown_key(full: &str, section: &str, origin: &Origin) -> Error {
     let place = if section.is_empty() { "a spec".to_owned() } else { format!("section `{section}`") };
     let error = Error::new(Kind::UnknownKey, format!("{place} has no such key")).key(full).at(origin);
+    // In YAML a dotted key is one key; on the command line it is a path.
+    if section.is_empty()
+        && let (Some((parent, name)), Some(_)) = (full.rsplit_once('.'), schema::find(full))
+    {
+        let above = parent.split('.').collect::<Vec<_>>().join(": {");
+        let close = "}".repeat(parent.split('.').count());
+        return error.remedy(format!("in a spec, sections nest: {above}: {{{name}: VALUE{close}"));
+    }
     match schema::suggest(full) {
         Some(near) => error.remedy(format!("did you mean {near}?")),
         None => {

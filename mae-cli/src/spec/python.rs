@@ -68,15 +68,19 @@ pub fn parse_float(text: &str) -> Option<f64> {
     Some(if text.starts_with('-') { -value } else { value })
 }
 
-/// Digits with single underscores between them, without the underscores.
-fn without_underscores(digits: &str) -> Option<String> {
-    let bytes = digits.as_bytes();
-    let legal = !bytes.is_empty()
+/// Digits with single underscores between them.
+pub fn is_digits(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    !bytes.is_empty()
         && bytes.iter().all(|byte| byte.is_ascii_digit() || *byte == b'_')
         && bytes.first() != Some(&b'_')
         && bytes.last() != Some(&b'_')
-        && !digits.contains("__");
-    legal.then(|| digits.replace('_', ""))
+        && !text.contains("__")
+}
+
+/// Digits as in [`is_digits`], without the underscores.
+fn without_underscores(digits: &str) -> Option<String> {
+    is_digits(digits).then(|| digits.replace('_', ""))
 }
 
 #[cfg(test)]

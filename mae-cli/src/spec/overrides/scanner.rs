@@ -2,7 +2,7 @@
 
 use super::{Operation, Override, error, functions};
 use crate::spec::error::{Error, Kind, Origin, Result};
-use crate::spec::python;
+use crate::spec::primitive::primitive;
 use crate::spec::value::{Map, Node, Value};
 
 /// Deepest nesting of lists and mappings in a value.
@@ -257,7 +257,11 @@ impl<'a> Scanner<'a> {
                 None => self.fault("a value is missing after the comma"),
             });
         }
-        if plain { primitive(trimmed) } else { Ok(Value::Str(trimmed.to_owned())) }
+        if plain {
+            primitive(trimmed).ok_or_else(|| error("the integer is too large for any field"))
+        } else {
+            Ok(Value::Str(trimmed.to_owned()))
+        }
     }
 
     fn function(&mut self, name: &str) -> Result<Value> {
@@ -385,52 +389,4 @@ fn is_unquoted(character: char) -> bool {
             character,
             '_' | '/' | '-' | '+' | '.' | '$' | '%' | '*' | '@' | '?' | '|' | ':' | ' ' | '\t'
         )
-}
-
-/// What unquoted text without escapes means.
-fn primitive(text: &str) -> Result<Value> {
-    let lower = text.to_ascii_lowercase();
-    Ok(match lower.as_str() {
-        "null" => Value::Null,
-        "true" => Value::Bool(true),
-        "false" => Value::Bool(false),
-        _ if is_int(&lower) => Value::Int(
-            python::parse_int(&lower)
-                .ok_or_else(|| error("the integer is too large for any field").value(text.to_owned()))?,
-        ),
-        _ if is_float(&lower) => Value::Float(python::parse_float(&lower).unwrap_or(f64::NAN)),
-        _ => Value::Str(text.to_owned()),
-    })
-}
-
-/// `0 | [1-9](_?[0-9])*` with a sign.
-fn is_int(text: &str) -> bool {
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    digits == "0"
-        || (digits.starts_with(|first: char| ('1'..='9').contains(&first))
-            && python::parse_int(digits).is_some())
-}
-
-fn is_float(text: &str) -> bool {
-    let body = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if matches!(body, "inf" | "nan") {
-        return true;
-    }
-    let digits = |text: &str| {
-        text.starts_with(|first: char| first.is_ascii_digit()) && python::parse_int(text).is_some()
-    };
-    let (mantissa, exponent) = match body.split_once('e') {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
-        None => (body, None),
-    };
-    let exponent_fits =
-        exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)));
-    let mantissa_fits = match mantissa.split_once('.') {
-        Some(("", fraction)) => digits(fraction),
-        Some((whole, fraction)) => {
-            is_int(whole) && !whole.starts_with(['+', '-']) && (fraction.is_empty() || digits(fraction))
-        }
-        None => exponent.is_some() && is_int(mantissa) && !mantissa.starts_with(['+', '-']),
-    };
-    exponent_fits && mantissa_fits
 }

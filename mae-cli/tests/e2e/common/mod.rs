@@ -4,7 +4,7 @@ mod images;
 mod results;
 
 pub use images::{Image, demo_images, write_archive, write_folder};
-pub use results::{Event, contents, events, files_below, leftovers, results_csv, status_lines};
+pub use results::{contents, events, files_below, leftovers, results_csv, status_lines};
 
 use std::fs;
 use std::path::{Path, PathBuf};
