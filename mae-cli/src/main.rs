@@ -1,5 +1,6 @@
 //! The `mae` binary: reads the command line, runs one action, ends with its documented exit code.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use mae_cli::actions::{self, End};
@@ -18,6 +19,10 @@ fn main() -> ExitCode {
             tracing_subscriber::EnvFilter::try_from_env("MAE_LOG").unwrap_or_else(|_| "warn".into()),
         )
         .with_writer(std::io::stderr)
+        // Most users see one or two such lines in their life: they read like the other lines, not like a log.
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
         .init();
     let arguments = match args::parse(std::env::args_os()) {
         Ok(arguments) => arguments,

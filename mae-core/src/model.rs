@@ -176,6 +176,6 @@ fn wrong_stage(stage: &str, found: &str) -> Error {
     Error::Setting {
         key: "train.stage".into(),
         problem: format!("this needs a model of stage {stage}, found {found}"),
-        remedy: format!("Use a checkpoint and a spec of stage {stage}"),
+        remedy: format!("use a checkpoint and a spec of stage {stage}"),
     }
 }

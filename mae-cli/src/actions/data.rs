@@ -21,8 +21,14 @@ use crate::spec::schema::{self, Compat, Stage};
 
 type Batches<'a> = Box<dyn Iterator<Item = Result<engine::Batch>> + 'a>;
 
-/// Opens a data source, with progress while an archive is unpacked for the first time.
-pub(super) fn open(plan: &Plan, source: &str, layout: Layout, progress: &Progress) -> Result<Arc<Dataset>> {
+/// Opens the data source that `key` of the spec names, with progress while an archive is unpacked for the first time.
+pub(super) fn open(
+    plan: &Plan,
+    key: &str,
+    source: &str,
+    layout: Layout,
+    progress: &Progress,
+) -> Result<Arc<Dataset>> {
     let mut options = OpenOptions::default();
     if let Some(folder) = &plan.dataset.cache_dir {
         options.cache_dir = PathBuf::from(folder);
@@ -34,7 +40,7 @@ pub(super) fn open(plan: &Plan, source: &str, layout: Layout, progress: &Progres
         let title = || format!("Unpacking {} once", at.archive);
         task.get_or_insert_with(|| reporter.bytes(&title(), at.bytes_total)).at(at.bytes_done);
     }));
-    let dataset = Dataset::open(source, layout, &options)?;
+    let dataset = Dataset::open(source, layout, &options).map_err(|error| Error::from(error).at(key))?;
     if let Ok(mut task) = task.lock()
         && let Some(task) = task.take()
     {
@@ -201,8 +207,9 @@ impl Data<Error> for TrainingData {
     }
 }
 
-/// Says which images could not be read, and leaves their list in `bad_samples.csv`.
-pub(super) fn report_bad_samples(plan: &Plan, bad: &[BadSample], progress: &Progress) -> Result<()> {
+/// Says which images of these loaders could not be read, and leaves their list in `bad_samples.csv`.
+pub(super) fn report_bad_samples(plan: &Plan, loaders: &[&Loader], progress: &Progress) -> Result<()> {
+    let bad: Vec<BadSample> = loaders.iter().flat_map(|loader| loader.bad_samples()).collect();
     if bad.is_empty() {
         return Ok(());
     }
@@ -216,11 +223,14 @@ pub(super) fn report_bad_samples(plan: &Plan, bad: &[BadSample], progress: &Prog
     }
     let bytes = writer.into_inner().map_err(|error| write_error(&path, error.to_string()))?;
     super::run::write_atomically(&path, &bytes)?;
-    let list = path.display();
+    let count = match bad.len() {
+        1 => "1 image".to_owned(),
+        count => format!("{count} images"),
+    };
     progress.say(&format!(
-        "{} images could not be read in full, first {}; all are in {list}",
-        bad.len(),
-        bad[0].name
+        "{count} could not be read, or not in full, first {}: see {}",
+        bad[0].name,
+        path.display()
     ));
     Ok(())
 }

@@ -9,19 +9,20 @@ use crate::report::results_csv;
 use crate::spec::Plan;
 
 pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<()> {
-    let source = plan.dataset.test_data_sources.as_deref().unwrap_or_default();
-    let dataset = data::open(plan, source, Layout::Flat, &run.progress)?;
+    // First what is checked in no time: an archive may have to be unpacked.
     let (model, _) = model::restore(plan, run)?;
+    let source = plan.dataset.test_data_sources.as_deref().unwrap_or_default();
+    let dataset = data::open(plan, "dataset.test_data_sources", source, Layout::Flat, &run.progress)?;
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run)?;
     let mut rows: Vec<(String, usize)> = Vec::new();
     let mut task = run.progress.items("Classifying", total as u64);
     let mut done = 0;
-    for batch in loader.epoch(0, 0) {
+    let result = loader.epoch(0, 0).try_for_each(|batch| -> Result<()> {
         // An image that could not be read has no class; bad_samples.csv names it.
         let batch = data::counted_to_device(batch?, run.device)?;
         if batch.valid == 0 {
-            continue;
+            return Ok(());
         }
         let logits = model.logits(&batch.images)?;
         let best: Vec<i64> = logits
@@ -34,11 +35,13 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<()> {
         }
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));
-    }
+        Ok(())
+    });
+    data::report_bad_samples(plan, &[&loader], &run.progress)?;
+    result?;
     let rows = gather(run, rows)?;
     let path = plan.results_dir().join("results.csv");
     task.finish(&format!("{} images classified: {}", rows.len(), path.display()));
-    data::report_bad_samples(plan, &loader.bad_samples(), &run.progress)?;
     if run.is_first() {
         results_csv::write(plan.results_dir(), rows)?;
     }

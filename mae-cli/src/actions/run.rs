@@ -38,8 +38,11 @@ impl Run {
             Role::Alone | Role::NodeLauncher(_) => true,
         };
         let folder = plan.results_dir();
-        fs::create_dir_all(folder)
-            .map_err(|source| report::Error::Write { path: folder.to_owned(), source })?;
+        fs::create_dir_all(folder).map_err(|source| Error::File {
+            key: "results_dir".into(),
+            problem: format!("the folder {} cannot be made: {source}", folder.display()),
+            help: "name a folder below one that you can write to".into(),
+        })?;
         let progress = if first { Progress::detect() } else { Progress::silent() };
         let mut status = if first {
             write_atomically(&folder.join("experiment.yaml"), plan.to_yaml().as_bytes())?;
@@ -96,18 +99,15 @@ impl Run {
         match &environment.role {
             Role::Alone => {
                 if plan.num_gpus() > 1 {
-                    return Err(Error::Device {
-                        problem: format!(
-                            "{}.num_gpus = {}: this version starts one process; it does not spawn workers itself yet",
-                            plan.action().name(),
-                            plan.num_gpus()
+                    let (action, count) = (plan.action().name(), plan.num_gpus());
+                    return Err(Error::Core(mae_core::Error::Setting {
+                        key: format!("{action}.num_gpus"),
+                        problem: format!("{count} processes are asked for, and this version starts one only"),
+                        remedy: format!(
+                            "set it to 1, or start the processes with torchrun --no-python --nproc-per-node {count} \
+                             mae {action} …"
                         ),
-                        help: format!(
-                            "set it to 1, or start the workers with torchrun --no-python --nproc-per-node {} mae {} …",
-                            plan.num_gpus(),
-                            plan.action().name()
-                        ),
-                    });
+                    }));
                 }
                 Ok((device::choose(plan, progress)?, Rc::new(SingleProcess)))
             }

@@ -34,13 +34,14 @@ const MAX_BAD_STEPS: u64 = 20;
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     let interrupt = Interrupt::watch()
         .map_err(|source| crate::report::Error::Write { path: plan.results_dir().to_owned(), source })?;
-    let mut data = open_data(plan, run)?;
+    // First what is checked in no time: an archive may have to be unpacked.
     let mut model = model::build(plan, run)?;
     let resume = resume_point(plan)?;
     if resume.is_none() {
         model::load_pretrained(plan, &mut model, run)?;
     }
     freeze(plan, &mut model, run)?;
+    let mut data = open_data(plan, run)?;
 
     let batches = data.batches_per_epoch();
     let extra = stored_facts(plan, &data);
@@ -49,7 +50,9 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     let (optimizer, schedule) = (optimizer(plan, &model), schedule(plan, batches));
     let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &*collective);
     if let Some((path, contents)) = &resume {
-        trainer.resume(contents)?;
+        trainer
+            .resume(contents)
+            .map_err(|error| Error::Core(error).at(format!("resuming from {}", path.display())))?;
         run.status.resuming(path)?;
         run.progress.say(&format!("Resuming from {}", path.display()));
         if contents.extra.as_ref().and_then(|e| e.get("data_digest")).and_then(Value::as_str)
@@ -98,10 +101,13 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     let result = fit(&mut trainer, &mut data, &mut hooks, &config);
     // What a step has earned is not lost to an error after it.
     if result.is_err() && trainer.cursor().step > start.step {
-        hooks.save(&trainer, SaveReason::Interrupt)?;
+        if let Err(error) = hooks.save(&trainer, SaveReason::Interrupt) {
+            hooks.training.say(&error.to_string());
+        }
     }
     drop(hooks);
-    data::report_bad_samples(plan, &data.train.bad_samples(), &run.progress)?;
+    let loaders: Vec<_> = std::iter::once(&data.train).chain(&data.validation).collect();
+    data::report_bad_samples(plan, &loaders, &run.progress)?;
     match result? {
         FitEnd::Finished | FitEnd::AlreadyFinished => {
             run.status.loop_complete()?;
@@ -114,10 +120,11 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
 fn open_data(plan: &Plan, run: &Run) -> Result<TrainingData> {
     let finetune = plan.train.stage == Stage::Finetune;
     let layout = if finetune { Layout::ImageFolder } else { Layout::Flat };
-    let train = data::open(plan, &plan.dataset.train_data_sources, layout, &run.progress)?;
+    let open = |key: &str, source: &str| data::open(plan, key, source, layout, &run.progress);
+    let train = open("dataset.train_data_sources", &plan.dataset.train_data_sources)?;
     let validation = match plan.dataset.val_data_sources.as_str() {
         "" => None,
-        source => Some(data::open(plan, source, layout, &run.progress)?),
+        source => Some(open("dataset.val_data_sources", source)?),
     };
     if finetune {
         classes::fit_the_model(plan, "dataset.train_data_sources", &train, &run.progress)?;
@@ -163,7 +170,7 @@ fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
         return Err(mae_core::Error::Setting {
             key: "train.freeze".into(),
             problem: "it freezes every parameter, so nothing is left to train".into(),
-            remedy: "Leave at least one module out of it".into(),
+            remedy: "leave at least one module out of it".into(),
         }
         .into());
     }

@@ -75,7 +75,7 @@ pub enum SaveReason {
     Step,
     /// The interval has passed at the end of an epoch, or the training has ended.
     Epoch,
-    /// The training was interrupted in the middle of an epoch.
+    /// The training was interrupted; the epoch is not finished, if only for its validation.
     Interrupt,
 }
 
@@ -224,7 +224,8 @@ fn train_epoch<E: From<Error>>(
         }
     }
     if interrupted {
-        hooks.save(trainer, SaveReason::Epoch)?;
+        // Not as a finished epoch: its validation is still to come.
+        hooks.save(trainer, SaveReason::Interrupt)?;
         return Ok(None);
     }
     Ok(Some(lr))
