@@ -231,7 +231,6 @@ Writes into results_dir/inference: experiment.yaml, status.json, results.csv (pa
             "export.batch_size",
             "export.opset_version",
             "export.head",
-            "export.verify",
         ],
     ),
     (

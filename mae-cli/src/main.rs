@@ -1,36 +1,56 @@
-//! `mae`: see the library for what it does.
+//! The `mae` binary: reads the command line, runs one action, ends with its documented exit code.
 
-use mae_cli::args::{self, Request};
-use mae_cli::spec::interpolation::Context;
-use mae_cli::spec::{self, Plan};
-use std::io::Write as _;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use mae_cli::actions::{self, End};
+use mae_cli::args::{self, Request};
+use mae_cli::error::Error;
+use mae_cli::spec::interpolation::Context;
+use mae_cli::spec::{self, Plan};
+
+/// The exit code of a training that was interrupted and can be resumed.
+const INTERRUPTED: u8 = 4;
+
 fn main() -> ExitCode {
+    actions::prepare_device();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MAE_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        // Most users see one or two such lines in their life: they read like the other lines, not like a log.
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
     let arguments = match args::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::from(error.use_stderr()));
+            let code = u8::from(error.use_stderr());
+            return match error.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::FAILURE,
+            };
         }
     };
-    match run(arguments) {
-        Ok(text) => {
-            let _ = writeln!(std::io::stdout(), "{text}");
-            ExitCode::SUCCESS
-        }
+    match arguments.request().map_err(Error::from).and_then(run) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
-            ExitCode::from(1)
+            say(&format!("error: {error}"));
+            ExitCode::from(error.exit_code())
         }
     }
 }
 
-fn run(arguments: args::Args) -> spec::Result<String> {
-    match arguments.request()? {
-        Request::DefaultSpecs { overrides } => {
-            let path = spec::write_default_specs(&overrides)?;
-            Ok(format!("Default specification file for mae generated at '{}'", path.display()))
+fn run(request: Request) -> Result<u8, Error> {
+    match request {
+        Request::Run { action, spec, overrides } => {
+            let plan = Plan::load(&spec, &overrides, action)?;
+            let result = actions::execute(&plan);
+            let passed = matches!(result, Ok(End::Done));
+            say(&format!("Execution status: {}", if passed { "PASS" } else { "FAIL" }));
+            result.map(|end| if end == End::Done { 0 } else { INTERRUPTED })
         }
         Request::Show { action, spec, overrides, resolve, package } => {
             let composed = spec::compose(Some(&spec), &overrides)?;
@@ -38,11 +58,23 @@ fn run(arguments: args::Args) -> spec::Result<String> {
                 spec.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             let env = |name: &str| std::env::var(name).ok();
             let context = Context { env: &env, spec_name: &spec_name, action: action.name() };
-            composed.show(resolve.then_some(&context), package.as_deref())
+            print(&composed.show(resolve.then_some(&context), package.as_deref())?);
+            Ok(0)
         }
-        Request::Run { action, spec, overrides } => {
-            let plan = Plan::load(&spec, &overrides, action)?;
-            Ok(plan.to_yaml())
+        Request::DefaultSpecs { overrides } => {
+            let path = spec::write_default_specs(&overrides)?;
+            print(&format!("Default specification file for mae generated at '{}'", path.display()));
+            Ok(0)
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the program's own last words")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+#[expect(clippy::print_stdout, reason = "what was asked for goes to standard output")]
+fn print(text: &str) {
+    println!("{text}");
 }

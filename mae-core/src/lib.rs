@@ -14,6 +14,7 @@
 //! | [`engine`] | the step and the loop around it |
 //! | [`checkpoint`] | formats and dialects |
 //! | [`onnx`] | the recording interpreter and the file |
+//! | [`sys`] | what needs `unsafe` |
 
 pub mod arch;
 pub mod backbone;
@@ -28,5 +29,6 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod pretrain;
+pub mod sys;
 
 pub use error::{Error, Result};

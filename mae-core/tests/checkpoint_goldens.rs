@@ -1,4 +1,5 @@
 //! Files that PyTorch, Lightning and others wrote, against what Python read from them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod checkpoint_common;
 
@@ -6,10 +7,10 @@ use std::path::PathBuf;
 
 use checkpoint_common::{check_content, check_structure, check_tensor, close, goldens, json, number};
 use mae_core::checkpoint::lightning::CheckpointContents;
-use mae_core::checkpoint::{Checkpoint, Error, Format, Kind, Value};
+use mae_core::checkpoint::{Checkpoint, Error, Format, Kind, TensorView, Value};
 use serde_json::Value as Json;
 
-/// Checkpoints with a description of the same name beside them.
+/// Checkpoints and their descriptions of the same name. The small copies have the descriptions only.
 fn described() -> Vec<(PathBuf, Json)> {
     let mut found = Vec::new();
     let folder = goldens().join("checkpoints/lightning_tiny_full");
@@ -27,7 +28,7 @@ fn described() -> Vec<(PathBuf, Json)> {
 
 #[test]
 fn lightning_files_have_the_described_structure() {
-    for (path, expected) in described() {
+    for (path, expected) in described().into_iter().filter(|(path, _)| path.exists()) {
         let checkpoint = Checkpoint::open(&path).unwrap();
         assert_eq!(checkpoint.kind(), Kind::Lightning);
         assert_eq!(checkpoint.format(), &Format::Zip { root: "archive".into() });
@@ -49,13 +50,57 @@ fn lightning_files_have_the_described_structure() {
 
 #[test]
 fn lightning_files_survive_taking_apart_and_building() {
-    for (path, _) in described() {
+    for (path, _) in described().into_iter().filter(|(path, _)| path.exists()) {
         let original = Checkpoint::open(&path).unwrap();
         let contents = CheckpointContents::from_value(original.root()).unwrap();
         assert!(contents.state_dict.iter().all(|(name, _)| !name.starts_with("model.")));
         assert!(contents.callback.is_some() && contents.optimizer.is_some());
         assert_eq!(contents.lr_schedulers.len(), 1);
         assert_eq!(&contents.to_value(), original.root(), "{}", path.display());
+    }
+}
+
+/// The value that a description describes; tensors of which it gives no value are zero.
+fn from_description(expected: &Json) -> Value {
+    let items = || expected["items"].as_array().unwrap();
+    let pairs = || {
+        let key = |item: &Json| match item[0].as_i64() {
+            Some(number) => Value::Int(number),
+            None => Value::str(item[0].as_str().unwrap()),
+        };
+        items().iter().map(|item| (key(item), from_description(&item[2]))).collect()
+    };
+    match expected["type"].as_str().unwrap() {
+        "builtins.dict" => Value::Dict(pairs()),
+        "collections.OrderedDict" => Value::OrderedDict(pairs()),
+        "collections.Counter" => Value::Counter(pairs()),
+        "list" => Value::List(items().iter().map(from_description).collect()),
+        "tuple" => Value::Tuple(items().iter().map(from_description).collect()),
+        "NoneType" => Value::None,
+        "int" => Value::Int(expected["value"].as_i64().unwrap()),
+        "float" => Value::Float(number(&expected["value"])),
+        "bool" => Value::Bool(expected["value"].as_bool().unwrap()),
+        "str" => Value::str(expected["value"].as_str().unwrap()),
+        "Tensor" => {
+            let shape = checkpoint_common::shape(&expected["shape"]);
+            let value = if expected["value"].is_null() { 0.0 } else { number(&expected["value"]) as f32 };
+            let values = vec![value; shape.iter().product::<i64>() as usize];
+            Value::Tensor(TensorView::from_f32(&shape, &values).unwrap())
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn built_contents_have_lightnings_structure() {
+    for (_, expected) in described() {
+        let described = from_description(&expected["structure"]);
+        let contents = CheckpointContents::from_value(&described).unwrap();
+        let optimizer = contents.optimizer.as_ref().unwrap();
+        assert_eq!(optimizer.state.len(), contents.state_dict.len());
+        assert_eq!(contents.loops.optimizer_steps, contents.global_step);
+        assert_eq!(contents.loops.epochs_started, contents.epoch + 1);
+        check_structure("", &contents.to_value(), &expected["structure"]);
     }
 }
 
@@ -124,7 +169,7 @@ fn views_of_one_storage_share_it() {
 fn hostile_and_broken_files_are_refused() {
     let folder = goldens().join("checkpoints/foreign");
     let expected = json(&folder.join("expected.json"));
-    let mut messages = Vec::new();
+    let mut checked = 0;
     for (name, description) in expected["files"].as_object().unwrap() {
         let path = folder.join(name);
         if description.get("must").is_none() || !path.exists() {
@@ -133,10 +178,11 @@ fn hostile_and_broken_files_are_refused() {
         let error = Checkpoint::open(&path).unwrap_err();
         let forbidden = matches!(error.inner(), Error::ForbiddenGlobal { .. });
         assert_eq!(forbidden, name.starts_with("malicious_"), "{error}");
-        messages.push(error.to_string().replace(&format!("{}/", folder.display()), ""));
+        assert!(error.to_string().contains(name), "{error}");
+        checked += 1;
     }
+    assert!(checked > 0);
     assert!(!std::path::Path::new("pwned").exists());
-    insta::assert_snapshot!(messages.join("\n"));
 }
 
 #[test]

@@ -153,6 +153,29 @@ impl Plan {
         }
     }
 
+    /// Processes of this action on a node: `num_gpus`, or as many as `gpu_ids` lists.
+    pub fn num_gpus(&self) -> usize {
+        let (count, ids) = self.gpus();
+        count.max(ids.len())
+    }
+
+    /// The first device of this action, from 0.
+    pub fn gpu_id(&self) -> usize {
+        match self.action {
+            Action::Export => usize::try_from(self.spec.export.gpu_id).unwrap_or(0),
+            _ => self.gpus().1.first().copied().unwrap_or(0),
+        }
+    }
+
+    fn gpus(&self) -> (usize, &[usize]) {
+        match self.action {
+            Action::Train => (self.spec.train.num_gpus, &self.spec.train.gpu_ids),
+            Action::Evaluate => (self.spec.evaluate.num_gpus, &self.spec.evaluate.gpu_ids),
+            Action::Inference => (self.spec.inference.num_gpus, &self.spec.inference.gpu_ids),
+            Action::Export => (1, &[]),
+        }
+    }
+
     /// Images per step and device of this action: its own batch size when one is set, else `dataset.batch_size`.
     pub fn batch_size(&self) -> usize {
         let own = match self.action {

@@ -30,7 +30,7 @@ fn experiment_yaml_is_upstreams_byte_for_byte() {
 #[test]
 fn what_experiment_yaml_holds_loads_to_the_same_plan() {
     let spec = golden::e2e().join("specs/finetune.yaml");
-    let overrides = ["model.sparse_encoder=true", "train.optim.betas=[0.9, 0.98]"];
+    let overrides = ["train.clip_grad_norm=1.0", "train.optim.betas=[0.9, 0.98]"];
     let plan = Plan::load(&spec, &overrides, Action::Train).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let written = folder.path().join("experiment.yaml");

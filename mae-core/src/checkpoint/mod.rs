@@ -5,7 +5,7 @@
 //! | [`Checkpoint`] | a `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors`, opened: structure and lazily read tensors |
 //! | [`Value`] | the Python data of a checkpoint; unknown classes are [`Opaque`] data |
 //! | [`TensorView`] | dtype, shape, strides; the bytes when asked |
-//! | [`write`], [`write_safetensors`], [`swap_symlink`] | atomic publishing |
+//! | [`write()`], [`write_safetensors`], [`swap_symlink`] | atomic publishing |
 //! | [`lightning`] | the structure of a Lightning checkpoint, built and taken apart |
 //! | [`dialect`] | other projects' tensor names and shapes → ours, with a report of every tensor |
 //! | `pickle`, `container` | the formats |

@@ -45,7 +45,7 @@ impl Classifier {
             return Err(Error::Setting {
                 key: "model.num_classes".into(),
                 problem: format!("expected at least 1 class, found {}", config.num_classes),
-                remedy: "Set it to the number of class folders in the data".into(),
+                remedy: "set it to the number of class folders in the data".into(),
             });
         }
         let encoder = Encoder::declare(place, arch, size, config.drop_path_rate, config.purpose)?;

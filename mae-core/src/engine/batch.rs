@@ -11,6 +11,9 @@ pub struct Batch {
     pub labels: Option<Tensor>,
     /// Target distributions, `[N, num_classes]` fp32, when mixup made some.
     pub targets: Option<Tensor>,
+    /// Mask noise `[N, L]` fp32 of a masked autoencoder, to repeat a known masking; `None` draws it from the samples'
+    /// keys.
+    pub noise: Option<Tensor>,
     /// Number of each sample in the data set.
     pub samples: Vec<u64>,
     /// How many samples, from the first, count; the others fill up the last batch of a distributed run.

@@ -14,7 +14,7 @@ pub use batch::{Batch, sample_key};
 pub use collective::{Collective, CollectiveError, SingleProcess};
 pub use evaluate::{Evaluation, Metrics};
 pub use fit::{
-    Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, SaveReason, StepReport, fit,
+    Batches, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, SaveReason, StepReport, fit,
 };
 pub use scaler::LossScaler;
 pub use trainer::{Cursor, StepOutcome, Trainer, TrainerConfig};

@@ -75,6 +75,8 @@ pub struct Trainer<'c> {
     /// The other processes.
     pub collective: &'c dyn Collective,
     cursor: Cursor,
+    /// The cursor after the last optimizer step: what a checkpoint can go on from.
+    stepped: Cursor,
     scaler: Option<LossScaler>,
     window_is_bad: bool,
     bad_steps: u64,
@@ -98,6 +100,7 @@ impl<'c> Trainer<'c> {
             config,
             collective,
             cursor: Cursor::default(),
+            stepped: Cursor::default(),
             scaler,
             window_is_bad: false,
             bad_steps: 0,
@@ -138,7 +141,7 @@ impl<'c> Trainer<'c> {
         self.cursor.batch += 1;
         self.cursor.batches += 1;
         self.cursor.loss_sum += value;
-        let stepped = last_in_epoch || self.cursor.batch % self.config.accumulate == 0;
+        let stepped = last_in_epoch || self.cursor.batch.is_multiple_of(self.config.accumulate);
         let skipped = stepped && !self.optimizer_step(lr, scale)?;
         Ok(StepOutcome { loss: value, lr, stepped, skipped })
     }
@@ -152,15 +155,16 @@ impl<'c> Trainer<'c> {
     pub fn finish_epoch(&mut self) {
         let Cursor { epoch, batches, step, .. } = self.cursor;
         self.cursor = Cursor { epoch: epoch + 1, batches, step, ..Cursor::default() };
+        self.stepped = self.cursor;
     }
 
-    /// The whole state as Lightning lays it out, with what it has no place for under `mae`; `extra` joins that.
-    /// Tensors are not copied: write them before the next step.
+    /// The state after the last optimizer step, as Lightning lays it out, with what it has no place for under `mae`; `extra`
+    /// joins that. Tensors are not copied: write them before the next step.
     ///
     /// # Errors
     /// When a tensor cannot be viewed.
     pub fn checkpoint(&self, epoch_done: bool, extra: Vec<(&str, Value)>) -> Result<CheckpointContents> {
-        let cursor = self.cursor;
+        let cursor = self.stepped;
         let next_epoch = cursor.epoch + u64::from(epoch_done);
         let (lr, initial) = (self.schedule.lr(next_epoch, cursor.step), self.schedule.initial_lr());
         let optimizer = self.optimizer.state(lr, initial)?;
@@ -251,6 +255,7 @@ impl<'c> Trainer<'c> {
             step_in_epoch: loops.optimizer_steps_in_epoch as u64,
             loss_sum: extra("loss_sum").and_then(Value::as_f64).unwrap_or(0.0),
         };
+        self.stepped = self.cursor;
         let epoch_done = extra("epoch_done").and_then(Value::as_bool).unwrap_or(loops.epoch_done);
         if epoch_done {
             self.finish_epoch();
@@ -264,7 +269,10 @@ impl<'c> Trainer<'c> {
         let eager = Eager::new(&self.model.params).with_precision(self.config.precision);
         match &self.model.network {
             Network::Pretrain(autoencoder) => {
-                let noise = mask_noise(&keys, autoencoder.patches(), batch.images.device())?;
+                let noise = match &batch.noise {
+                    Some(noise) => noise.shallow_clone(),
+                    None => mask_noise(&keys, autoencoder.patches(), batch.images.device())?,
+                };
                 let eager = eager.with_regularization(Regularization { sample_keys: keys });
                 Ok(autoencoder.forward(&eager, &batch.images, &noise)?.loss)
             }
@@ -325,6 +333,7 @@ impl<'c> Trainer<'c> {
         self.window_is_bad = false;
         self.cursor.step += 1;
         self.cursor.step_in_epoch += 1;
+        self.stepped = self.cursor;
         Ok(finite)
     }
 }

@@ -175,6 +175,14 @@ impl Graph {
         &self.tensors[id.0].shape
     }
 
+    /// What a tensor is a reshape of, or the tensor itself.
+    pub fn before_reshape(&self, id: TensorId) -> TensorId {
+        match self.tensors[id.0].origin {
+            Origin::Node(node) if self.nodes[node].op == "Reshape" => self.nodes[node].inputs[0],
+            _ => id,
+        }
+    }
+
     /// Whether a tensor is computed by a node, and so may be the result.
     pub fn is_computed(&self, id: TensorId) -> bool {
         matches!(self.tensors[id.0].origin, Origin::Node(_))

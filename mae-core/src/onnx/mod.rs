@@ -17,6 +17,7 @@
 //! | --- | --- |
 //! | `recorder` | values and the table of what has been recorded |
 //! | `operations` | what each operation becomes |
+//! | `shapes` | reshapes, reductions, and the arithmetic of dimensions |
 //! | `graph` | nodes, constants, names |
 //! | `opset` | what the versions of the operator set change |
 //! | `proto` | the messages of the file format |
@@ -34,6 +35,8 @@
 //!   initializer.
 //! - Images are channels-last between convolutions, which ONNX has channels-first: reorderings wait until an operation
 //!   needs them, so that they cancel where they can.
+//! - No tensor that is needed has more than eight dimensions, which is TensorRT's limit: Hiera's reordering of its tokens
+//!   is a `Gather` of rows.
 //! - `LayerNormalization` and `Gelu` are single nodes in the operator sets that have them (17, 20), else the
 //!   compositions that runtimes recognise; attention is `MatMul`, `Mul`, `Softmax`, `MatMul`.
 
@@ -42,6 +45,7 @@ mod operations;
 mod opset;
 mod proto;
 mod recorder;
+mod shapes;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -181,7 +185,7 @@ fn input_shape(options: &ExportOptions) -> Result<[i64; 4]> {
     if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size < 1) {
         return Err(Error::Onnx {
             problem: format!("{name} is {size}, expected at least 1"),
-            remedy: "Correct it; an open batch is set by leaving it unset (-1 in a spec)".into(),
+            remedy: "correct it; an open batch is set by leaving it unset (-1 in a spec)".into(),
         });
     }
     Ok([batch_size.unwrap_or(-1), channels, height, width])
@@ -197,7 +201,7 @@ fn metadata(entries: &[(String, String)]) -> Result<Vec<StringStringEntryProto>>
             }
             Err(Error::Onnx {
                 problem: format!("the metadata has two values for '{key}', and a reader would see one"),
-                remedy: "Keep one".into(),
+                remedy: "keep one".into(),
             })
         })
         .collect()

@@ -2,7 +2,8 @@
 
 use super::graph::{Attribute, TensorId};
 use super::recorder::{Recorder, Source, Value, shape_error};
-use crate::error::{Error, Result};
+use super::shapes::{broadcast, resolve, without};
+use crate::error::Result;
 use crate::nn::position::Resample;
 use crate::nn::{Conv2d, GlobalResponseNorm, LayerNorm, Linear};
 use crate::ops::{DropPath, Ops};
@@ -192,14 +193,11 @@ impl Ops for Recorder<'_> {
         if shape == x.shape {
             return Ok(x.clone());
         }
-        // 0 keeps the dimension of that place, by which a runtime knows that it is the batch; -1 leaves it to be computed.
-        let target: Vec<i64> = shape
-            .iter()
-            .enumerate()
-            .map(|(dim, &size)| if size < 0 && x.shape.get(dim) == Some(&-1) { 0 } else { size })
-            .collect();
-        let inputs = [self.tensor(x)?, self.integers(&target)];
-        Ok(self.value(self.node(&place, "Reshape", &inputs, vec![], shape)))
+        if let Some(y) = self.reordered_rows(x, &shape)? {
+            return Ok(y);
+        }
+        let input = self.tensor(x)?;
+        Ok(self.value(self.reshaped(input, &shape)))
     }
 
     fn permute(&self, x: &Value, order: &[i64]) -> Result<Value> {
@@ -286,113 +284,5 @@ impl Ops for Recorder<'_> {
             attributes,
             vec![batch, 1 + length, channels],
         )))
-    }
-}
-
-impl Recorder<'_> {
-    /// The tensor behind a value, and the order in which the value has its dimensions.
-    fn as_stored(&self, x: &Value) -> Result<(TensorId, Vec<usize>)> {
-        match &x.source {
-            Source::Tensor { id, order } => Ok((*id, order.clone())),
-            Source::Constant(_) => Ok((self.tensor(x)?, (0..x.shape.len()).collect())),
-        }
-    }
-
-    /// A reduction whose dimensions disappear.
-    fn reduce_away(&self, op: &'static str, x: &Value, dims: &[i64]) -> Result<Value> {
-        let dims = dims.iter().map(|&dim| self.dim(x, dim)).collect::<Result<Vec<_>>>()?;
-        let (input, order) = self.as_stored(x)?;
-        let mut axes: Vec<usize> = dims.iter().map(|&dim| order[dim]).collect();
-        axes.sort_unstable();
-        let stored = self.value(input).shape;
-        let shape = (0..stored.len()).filter(|axis| !axes.contains(axis)).map(|axis| stored[axis]).collect();
-        let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
-        let y = self.reduce(&self.place(), op, input, &axes, false, shape);
-        Ok(self.value_in_order(y, without(&order, &dims)))
-    }
-
-    fn reduce(
-        &self,
-        place: &str,
-        op: &'static str,
-        input: TensorId,
-        axes: &[i64],
-        keep: bool,
-        shape: Vec<i64>,
-    ) -> TensorId {
-        let keep = ("keepdims", Attribute::Int(keep.into()));
-        if self.opset.reduces_by_input() {
-            return self.node(place, op, &[input, self.integers(axes)], vec![keep], shape);
-        }
-        self.node(place, op, &[input], vec![("axes", Attribute::Ints(axes.to_vec())), keep], shape)
-    }
-
-    /// The shape `[N, rest…]`, N being the open first dimension of `input`.
-    fn open_shape(&self, input: TensorId, rest: &[i64]) -> TensorId {
-        let batch = if self.opset.has_partial_shape() {
-            self.integer_node("Shape", &[input], vec![("end", Attribute::Int(1))], vec![1])
-        } else {
-            let rank = self.value(input).shape.len() as i64;
-            let all = self.integer_node("Shape", &[input], vec![], vec![rank]);
-            self.integer_node(
-                "Gather",
-                &[all, self.integers(&[0])],
-                vec![("axis", Attribute::Int(0))],
-                vec![1],
-            )
-        };
-        let attributes = vec![("axis", Attribute::Int(0))];
-        self.integer_node("Concat", &[batch, self.integers(rest)], attributes, vec![1 + rest.len() as i64])
-    }
-
-    /// A dimension's number, which may be counted from the end.
-    fn dim(&self, x: &Value, dim: i64) -> Result<usize> {
-        let rank = x.shape.len() as i64;
-        let index = if dim < 0 { dim + rank } else { dim };
-        if (0..rank).contains(&index) {
-            return Ok(index as usize);
-        }
-        Err(Error::Shape {
-            what: format!("ONNX export, {}", self.place()),
-            expected: format!("a dimension of {:?}", x.shape),
-            found: dim.to_string(),
-        })
-    }
-}
-
-/// `order` after the dimensions `dims` of the value have gone.
-fn without(order: &[usize], dims: &[usize]) -> Vec<usize> {
-    let left: Vec<usize> =
-        order.iter().enumerate().filter(|(dim, _)| !dims.contains(dim)).map(|(_, &axis)| axis).collect();
-    left.iter().map(|&axis| left.iter().filter(|&&other| other < axis).count()).collect()
-}
-
-/// The shape of a sum.
-fn broadcast(x: &[i64], y: &[i64]) -> Option<Vec<i64>> {
-    let rank = x.len().max(y.len());
-    let size = |shape: &[i64], dim: usize| (dim + shape.len()).checked_sub(rank).map_or(1, |dim| shape[dim]);
-    (0..rank)
-        .map(|dim| match (size(x, dim), size(y, dim)) {
-            (a, b) if a == b => Some(a),
-            (1, b) => Some(b),
-            (a, 1) => Some(a),
-            _ => None,
-        })
-        .collect()
-}
-
-/// The shape that `to` means for a value of shape `from`: -1 computed, unless it is the open batch. None when the
-/// elements do not fit, or the open batch would be joined with or divided into other dimensions.
-fn resolve(from: &[i64], to: &[i64]) -> Option<Vec<i64>> {
-    let known = |shape: &[i64]| shape.iter().filter(|&&size| size >= 0).product::<i64>();
-    let open = |shape: &[i64]| shape.iter().filter(|&&size| size < 0).count();
-    match (open(from), open(to)) {
-        (1, 1) | (0, 0) => (known(from) == known(to)).then(|| to.to_vec()),
-        (0, 1) => {
-            let (all, rest) = (known(from), known(to));
-            (rest > 0 && all % rest == 0)
-                .then(|| to.iter().map(|&size| if size < 0 { all / rest } else { size }).collect())
-        }
-        _ => None,
     }
 }

@@ -226,6 +226,11 @@ impl<'a> Recorder<'a> {
         self.graph.borrow_mut().node(&place, op, inputs, attributes, shape, DataType::Int64)
     }
 
+    /// What a tensor is a reshape of, or the tensor itself.
+    pub(super) fn before_reshape(&self, id: TensorId) -> TensorId {
+        self.graph.borrow().before_reshape(id)
+    }
+
     /// Runs `body` with `name` as the place of its nodes.
     pub(super) fn within(&self, name: &str, body: impl FnOnce() -> Result<Value>) -> Result<Value> {
         self.scopes.borrow_mut().push(name.to_owned());

@@ -53,7 +53,7 @@ impl AdamW {
         let _guard = tch::no_grad_guard();
         let AdamWConfig { betas: (beta1, beta2), eps } = self.config;
         for group in &self.groups {
-            let lr = lr * group.applied_scale();
+            let lr = lr * group.applied_scale;
             for &id in &group.params {
                 let mut param = params.get(id).shallow_clone();
                 let grad = param.grad();

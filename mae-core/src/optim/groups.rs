@@ -10,17 +10,10 @@ pub struct ParamGroup {
     pub weight_decay: f64,
     /// The scale that layer decay gives the group; absent in pretraining.
     pub lr_scale: Option<f64>,
-    /// Whether the scale is applied. TAO stores it and never does.
-    pub scale_applied: bool,
+    /// What the learning rate is multiplied by: 1 where TAO only stores its scale.
+    pub applied_scale: f64,
     /// The group's parameters, in state-dict order.
     pub params: Vec<ParamId>,
-}
-
-impl ParamGroup {
-    /// What the learning rate is multiplied by.
-    pub fn applied_scale(&self) -> f64 {
-        if self.scale_applied { self.lr_scale.unwrap_or(1.0) } else { 1.0 }
-    }
 }
 
 /// How parameters are grouped.
@@ -39,6 +32,8 @@ pub enum GroupRule {
         layer_decay: f64,
         /// Whether it is applied.
         applied: bool,
+        /// Factor of the learning rate below the head; 1 in TAO.
+        backbone_multiplier: f64,
     },
 }
 
@@ -52,7 +47,7 @@ pub fn param_groups(params: &Params, weight_decay: f64, rule: GroupRule) -> Vec<
             let group = |decays: bool| ParamGroup {
                 weight_decay: if decays { weight_decay } else { 0.0 },
                 lr_scale: None,
-                scale_applied: false,
+                applied_scale: 1.0,
                 params: params
                     .trainable()
                     .filter(|(_, spec, _)| exempt(spec) != decays)
@@ -61,18 +56,22 @@ pub fn param_groups(params: &Params, weight_decay: f64, rule: GroupRule) -> Vec<
             };
             vec![group(false), group(true)]
         }
-        GroupRule::Finetune { family, layer_decay, applied } => {
-            let mut keys: Vec<(usize, bool)> = Vec::new();
+        GroupRule::Finetune { family, layer_decay, applied, backbone_multiplier } => {
+            let mut keys: Vec<(usize, bool, bool)> = Vec::new();
             let mut groups: Vec<ParamGroup> = Vec::new();
             for (id, spec, _) in params.trainable() {
                 let decays = decays_in_finetuning(family, spec);
-                let (layer, head) = layer_id(family, &spec.name, applied);
-                let index = keys.iter().position(|key| *key == (layer, decays)).unwrap_or_else(|| {
-                    keys.push((layer, decays));
+                let (layer, head) = layer_id(family, &spec.name, layer_decay, applied);
+                let is_head = backbone_multiplier != 1.0 && spec.name.starts_with("head.");
+                let key = (layer, decays, is_head);
+                let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+                    keys.push(key);
+                    let scale = layer_decay.powi((head - layer) as i32);
+                    let multiplier = if is_head { 1.0 } else { backbone_multiplier };
                     groups.push(ParamGroup {
                         weight_decay: if decays { weight_decay } else { 0.0 },
-                        lr_scale: Some(layer_decay.powi((head - layer) as i32)),
-                        scale_applied: applied,
+                        lr_scale: Some(scale),
+                        applied_scale: multiplier * if applied { scale } else { 1.0 },
                         params: Vec::new(),
                     });
                     groups.len() - 1
@@ -103,11 +102,13 @@ fn decays_in_finetuning(family: Family, spec: &ParamSpec) -> bool {
 }
 
 /// The layer a parameter belongs to, and the number of the head's.
-fn layer_id(family: Family, name: &str, applied: bool) -> (usize, usize) {
+fn layer_id(family: Family, name: &str, layer_decay: f64, applied: bool) -> (usize, usize) {
     let mut parts = name.split('.');
     let module = parts.next().unwrap_or_default();
     let mut index = || parts.next().and_then(|part| part.parse::<usize>().ok()).unwrap_or(0);
     match family {
+        // Without decay TAO tells no layers of ConvNeXt apart; of ViT it does.
+        Family::ConvNeXtV2(_) if layer_decay >= 1.0 => (0, 0),
         // ConvNeXt's rule for 27 blocks in the third stage: twelve layers, three of its blocks each.
         Family::ConvNeXtV2(_) => {
             let layer = match module {

@@ -99,8 +99,8 @@ fn stored_groups(groups: &[ParamGroup], kind: OptimizerKind, lr: f64, initial_lr
             StoredGroup {
                 weight_decay: group.weight_decay,
                 lr_scale: group.lr_scale,
-                lr: lr * group.applied_scale(),
-                initial_lr: Some(initial_lr * group.applied_scale()),
+                lr: lr * group.applied_scale,
+                initial_lr: Some(initial_lr * group.applied_scale),
                 kind,
                 params: (first..next).collect(),
             }
@@ -112,7 +112,7 @@ fn mismatch(problem: String) -> Error {
     Error::Setting {
         key: "optimizer state of the checkpoint".into(),
         problem,
-        remedy: "Resume with the spec of that run (model.arch, train.stage, train.freeze, train.optim.type), or start \
+        remedy: "resume with the spec of that run (model.arch, train.stage, train.freeze, train.optim.type), or start \
                  anew from its weights with train.pretrained_model_path"
             .into(),
     }

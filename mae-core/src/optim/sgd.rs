@@ -30,7 +30,7 @@ impl Sgd {
     pub(super) fn step(&mut self, params: &Params, lr: f64) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for group in &self.groups {
-            let lr = lr * group.applied_scale();
+            let lr = lr * group.applied_scale;
             for &id in &group.params {
                 let mut param = params.get(id).shallow_clone();
                 let grad = param.grad();

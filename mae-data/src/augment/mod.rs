@@ -172,5 +172,4 @@ impl FromStr for Interpolation {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

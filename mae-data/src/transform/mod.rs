@@ -192,5 +192,4 @@ impl Pipeline {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

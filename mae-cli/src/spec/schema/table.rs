@@ -298,8 +298,6 @@ section! {
         decoder_depth: usize => Leaf::int(1).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this many blocks");
         /// Width of the decoder (pretrain).
         decoder_embed_dim: usize => Leaf::int(512).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this width");
-        /// Keep masked patches out of every ConvNeXt V2 layer, as in the paper, instead of masking the stem only.
-        sparse_encoder: bool => Leaf::bool(false).extension();
     }
 }
 
@@ -412,7 +410,5 @@ section! {
         format: ExportFormat => Leaf::text("onnx").options(&["onnx", "xdl"]);
         /// What a model of stage pretrain ends with: its pooled features, or upstream's random classifier.
         head: ExportHead => Leaf::text("features").options(&["features", "random"]).extension();
-        /// Compare the file's output with ours after writing.
-        verify: bool => Leaf::bool(false).extension();
     }
 }

@@ -13,20 +13,23 @@ use super::graph::{DictKind, Node, NodeId};
 use super::machine::Machine;
 
 const MAX_DEPTH: usize = 128;
-const MAX_VALUES: usize = 4 << 20;
-const MIN_TEXT_BYTES: usize = 64 << 20;
+/// Some hundred megabytes.
+const MAX_VALUES: usize = 8 << 20;
 
 struct Freezer<'a> {
     machine: &'a Machine<'a>,
     values_left: usize,
     text_left: usize,
+    pickle_len: usize,
     origin: &'a Origin,
 }
 
 /// The machine's root as a tree. `pickle_len` scales the budget for texts.
 pub(super) fn freeze(machine: Machine<'_>, pickle_len: usize, origin: &Origin) -> Result<Value> {
-    let text_left = MIN_TEXT_BYTES.max(pickle_len.saturating_mul(4));
-    Freezer { machine: &machine, values_left: MAX_VALUES, text_left, origin }.value(machine.root, 0)
+    // Without sharing, a value takes at least a byte of the pickle and a text its length.
+    let values_left = MAX_VALUES.min(pickle_len.saturating_mul(4).saturating_add(1 << 16));
+    let text_left = pickle_len.saturating_mul(8).saturating_add(16 << 20);
+    Freezer { machine: &machine, values_left, text_left, pickle_len, origin }.value(machine.root, 0)
 }
 
 impl Freezer<'_> {
@@ -39,7 +42,7 @@ impl Freezer<'_> {
         }
         self.values_left = match self.values_left.checked_sub(1) {
             Some(left) => left,
-            None => return Err(self.limit("the pickle expands to too many values", format!("{MAX_VALUES}"))),
+            None => return Err(self.limit("sharing expands it to too many values", self.allowance())),
         };
         Ok(match self.machine.graph.get(id) {
             Node::None => Value::None,
@@ -106,9 +109,7 @@ impl Freezer<'_> {
         match self.text_left.checked_sub(len) {
             Some(left) => self.text_left = left,
             None => {
-                return Err(
-                    self.limit("the pickle expands to too much text", format!("{MIN_TEXT_BYTES} bytes"))
-                );
+                return Err(self.limit("sharing expands it to too much text", self.allowance()));
             }
         }
         Ok(())
@@ -129,6 +130,10 @@ impl Freezer<'_> {
             }
         }
         Ok(())
+    }
+
+    fn allowance(&self) -> String {
+        format!("a small multiple of its {} bytes", self.pickle_len)
     }
 
     fn limit(&self, what: &str, limit: String) -> Error {

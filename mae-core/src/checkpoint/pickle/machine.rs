@@ -269,7 +269,7 @@ impl<'a> Machine<'a> {
     }
 
     pub(super) fn pairs(&self, items: &[NodeId]) -> Result<Vec<(NodeId, NodeId)>> {
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(self.error("a key without a value"));
         }
         Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

@@ -1,4 +1,4 @@
-//! Pickle as data: a small stack machine that builds [`Value`](super::Value)s and never calls anything.
+//! Pickle as data: a small stack machine that builds [`Value`]s and never calls anything.
 //!
 //! | Room | What lives here |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | [`machine`] | the stack machine |
 //! | [`reduce`] | what calling a known constructor would have given |
 //! | [`freeze`] | the finished graph as an owned tree, within limits |
-//! | [`pickler`] | [`Value`](super::Value) → protocol 2 bytes |
+//! | [`pickler`] | [`Value`] → protocol 2 bytes |
 
 mod freeze;
 mod globals;

@@ -1,0 +1,47 @@
+//! CPU or CUDA. Never a silent fallback: a machine without an NVIDIA driver runs on the CPU and says so; a driver that
+//! is there but cannot be used is an error.
+
+use std::path::Path;
+
+use tch::{Cuda, Device};
+
+use crate::error::{Error, Result};
+use crate::report::progress::Progress;
+use crate::spec::Plan;
+use crate::spec::schema::Device as Wanted;
+
+/// Loads libtorch's CUDA part where a driver is. Call it first in `main`.
+pub fn prepare() {
+    if driver_is_there()
+        && let Err(reason) = mae_core::sys::load_cuda()
+    {
+        tracing::debug!(reason, "libtorch_cuda.so was not loaded");
+    }
+}
+
+pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
+    let usable = Cuda::is_available();
+    match plan.device {
+        Wanted::Cpu => Ok(Device::Cpu),
+        Wanted::Cuda | Wanted::Auto if usable => Ok(Device::Cuda(plan.gpu_id())),
+        Wanted::Auto if !driver_is_there() => {
+            progress.say("Running on the CPU: this machine has no NVIDIA driver (device=cpu says that this is meant).");
+            Ok(Device::Cpu)
+        }
+        Wanted::Cuda if !driver_is_there() => Err(Error::Device {
+            problem: "device = cuda, but this machine has no NVIDIA driver".into(),
+            help: "set device=cpu, or install the driver".into(),
+        }),
+        Wanted::Cuda | Wanted::Auto => Err(Error::Device {
+            problem: "an NVIDIA driver is there, but libtorch cannot use it: libtorch_cuda.so is missing or does not load"
+                .into(),
+            help: "set device=cpu to train on the CPU; for the GPU, point LIBTORCH at a libtorch 2.11.0 with CUDA (the \
+                   lib folder of pip's torch 2.11.0), run scripts/setup and build again"
+                .into(),
+        }),
+    }
+}
+
+fn driver_is_there() -> bool {
+    Path::new("/proc/driver/nvidia/version").exists()
+}

@@ -1,0 +1,47 @@
+//! One file an action, and what they share.
+//!
+//! Each action gets a checked [`Plan`] and a [`Run`]: where results go, what the user sees, which processes take part.
+
+mod checkpoints;
+mod classes;
+mod data;
+mod device;
+mod evaluate;
+mod export;
+mod inference;
+mod model;
+mod picture;
+mod run;
+mod signals;
+mod train;
+
+use crate::error::Result;
+use crate::spec::{Action, Plan};
+
+pub use device::prepare as prepare_device;
+pub use run::Run;
+
+/// How an action ended, when no error ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It is done.
+    Done,
+    /// It was interrupted, and the same command resumes it.
+    Interrupted,
+}
+
+/// Runs the plan's action: opens the results folder, runs, and writes the last line of `status.json`.
+///
+/// # Errors
+/// What ended the action early; `status.json` says so too.
+pub fn execute(plan: &Plan) -> Result<End> {
+    let mut run = Run::start(plan)?;
+    let result = match plan.action() {
+        Action::Train => train::train(plan, &mut run),
+        Action::Evaluate => evaluate::evaluate(plan, &mut run).map(|()| End::Done),
+        Action::Inference => inference::inference(plan, &mut run).map(|()| End::Done),
+        Action::Export => export::export(plan, &mut run).map(|()| End::Done),
+    };
+    run.finish(&result)?;
+    result
+}

@@ -1,0 +1,403 @@
+//! `mae train`: pretraining and fine-tuning.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use mae_core::arch::Family;
+use mae_core::checkpoint::Value;
+use mae_core::engine::{
+    Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
+    StepReport, Trainer, TrainerConfig, fit,
+};
+use mae_core::model::Model;
+use mae_core::ops::Precision;
+use mae_core::optim::{
+    AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, Sgd, estimated_steps, param_groups,
+};
+use mae_data::Layout;
+
+use super::checkpoints::{Checkpoints, resume_point};
+use super::data::TrainingData;
+use super::signals::Interrupt;
+use super::{End, Run, classes, data, model, picture};
+use crate::error::{Error, Result};
+use crate::report::progress::{Step, Training};
+use crate::report::status::EpochStatus;
+use crate::report::tensorboard::EventWriter;
+use crate::spec::Plan;
+use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
+
+/// Steps in a row that may be left out because something was not finite.
+const MAX_BAD_STEPS: u64 = 20;
+
+pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
+    let interrupt = Interrupt::watch()
+        .map_err(|source| crate::report::Error::Write { path: plan.results_dir().to_owned(), source })?;
+    // First what is checked in no time: an archive may have to be unpacked.
+    let mut model = model::build(plan, run)?;
+    let resume = resume_point(plan)?;
+    if resume.is_none() {
+        model::load_pretrained(plan, &mut model, run)?;
+    }
+    freeze(plan, &mut model, run)?;
+    let mut data = open_data(plan, run)?;
+
+    let batches = data.batches_per_epoch();
+    let extra = stored_facts(plan, &data);
+    let collective = run.collective_handle();
+    let trainer_config = trainer_config(plan);
+    let (optimizer, schedule) = (optimizer(plan, &model), schedule(plan, batches));
+    let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &*collective);
+    if let Some((path, contents)) = &resume {
+        trainer
+            .resume(contents)
+            .map_err(|error| Error::Core(error).at(format!("resuming from {}", path.display())))?;
+        run.status.resuming(path)?;
+        run.progress.say(&format!("Resuming from {}", path.display()));
+        if contents.extra.as_ref().and_then(|e| e.get("data_digest")).and_then(Value::as_str)
+            != Some(data.train.dataset().digest())
+        {
+            run.progress
+                .say("note: the training data is not that of the checkpoint; the order of samples differs");
+        }
+    }
+    agree_on_the_data(&data, &trainer)?;
+    announce(plan, &data, &trainer, run);
+
+    let config = FitConfig {
+        epochs: plan.train.num_epochs as u64,
+        checkpoint_interval: plan.train.checkpoint_interval as u64,
+        checkpoint_unit: match plan.train.checkpoint_interval_unit {
+            schema::IntervalUnit::Epoch => IntervalUnit::Epoch,
+            schema::IntervalUnit::Step => IntervalUnit::Step,
+        },
+        validation_interval: plan.train.validation_interval as u64,
+    };
+    if trainer.cursor().epoch >= config.epochs {
+        run.progress.say(&format!(
+            "Nothing to do: all {} epochs are done. To train on, raise train.num_epochs; to train anew, choose another \
+             results_dir.",
+            config.epochs
+        ));
+        return Ok(End::Done);
+    }
+    let start = *trainer.cursor();
+    let preview = preview(plan, &mut data)?;
+    let done = (start.epoch * batches + start.batch) as usize;
+    let mut hooks = TrainHooks {
+        training: run.progress.training(plan.train.num_epochs, batches as usize, done),
+        events: if run.is_first() { Some(EventWriter::create(plan.results_dir(), 1)?) } else { None },
+        checkpoints: Checkpoints::new(plan, extra),
+        run,
+        interrupt,
+        preview,
+        waited: Rc::clone(&data.waited),
+        world_size: collective.world_size(),
+        num_epochs: plan.train.num_epochs,
+        batches: batches as usize,
+    };
+    hooks.run.status.loop_started()?;
+    let result = fit(&mut trainer, &mut data, &mut hooks, &config);
+    // What a step has earned is not lost to an error after it.
+    if result.is_err() && trainer.cursor().step > start.step {
+        if let Err(error) = hooks.save(&trainer, SaveReason::Interrupt) {
+            hooks.training.say(&error.to_string());
+        }
+    }
+    drop(hooks);
+    let loaders: Vec<_> = std::iter::once(&data.train).chain(&data.validation).collect();
+    data::report_bad_samples(plan, &loaders, &run.progress)?;
+    match result? {
+        FitEnd::Finished | FitEnd::AlreadyFinished => {
+            run.status.loop_complete()?;
+            Ok(End::Done)
+        }
+        FitEnd::Interrupted => Ok(End::Interrupted),
+    }
+}
+
+fn open_data(plan: &Plan, run: &Run) -> Result<TrainingData> {
+    let finetune = plan.train.stage == Stage::Finetune;
+    let layout = if finetune { Layout::ImageFolder } else { Layout::Flat };
+    let open = |key: &str, source: &str| data::open(plan, key, source, layout, &run.progress);
+    let train = open("dataset.train_data_sources", &plan.dataset.train_data_sources)?;
+    let validation = match plan.dataset.val_data_sources.as_str() {
+        "" => None,
+        source => Some(open("dataset.val_data_sources", source)?),
+    };
+    if finetune {
+        classes::fit_the_model(plan, "dataset.train_data_sources", &train, &run.progress)?;
+        if let Some(validation) = &validation {
+            classes::agree(train.classes(), "dataset.val_data_sources", validation)?;
+        }
+    }
+    Ok(TrainingData {
+        train: data::shuffled(plan, train, run)?,
+        validation: validation.map(|dataset| data::in_order(plan, dataset, run)).transpose()?,
+        device: run.device,
+        waited: Rc::new(Cell::new(Duration::ZERO)),
+    })
+}
+
+/// The first validation images of a pretraining, whose reconstruction is shown after each epoch.
+fn preview(plan: &Plan, data: &mut TrainingData) -> Result<Option<Batch>> {
+    if plan.train.stage != Stage::Pretrain {
+        return Ok(None);
+    }
+    let Some(mut batches) = data.validation()? else { return Ok(None) };
+    Ok(batches.next().transpose()?.filter(|batch| batch.valid > 0))
+}
+
+fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
+    let modules = &plan.train.freeze;
+    if modules.is_empty() {
+        return Ok(());
+    }
+    let counts = model.params.freeze(modules)?;
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for (module, count) in modules.iter().zip(counts) {
+        if count > 0 { &mut found } else { &mut missing }.push(module.clone());
+    }
+    run.status.frozen(&found, &missing)?;
+    if !missing.is_empty() {
+        run.progress.say(&format!(
+            "note: train.freeze names modules that the model does not have: {}",
+            missing.join(", ")
+        ));
+    }
+    if model.params.trainable().next().is_none() {
+        return Err(mae_core::Error::Setting {
+            key: "train.freeze".into(),
+            problem: "it freezes every parameter, so nothing is left to train".into(),
+            remedy: "leave at least one module out of it".into(),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// What later actions want to know, stored in each checkpoint.
+fn stored_facts(plan: &Plan, data: &TrainingData) -> Vec<(&'static str, Value)> {
+    let dataset = data.train.dataset();
+    let augmentation = &plan.dataset.augmentation;
+    let mut facts = vec![
+        ("mean", Value::List(augmentation.mean.iter().copied().map(Value::Float).collect())),
+        ("std", Value::List(augmentation.std.iter().copied().map(Value::Float).collect())),
+        ("data_digest", Value::str(dataset.digest())),
+        ("mae_version", Value::str(env!("CARGO_PKG_VERSION"))),
+    ];
+    if plan.train.stage == Stage::Finetune {
+        facts.push(("num_classes", Value::Int(plan.model.num_classes as i64)));
+        facts.push(("classes", Value::List(dataset.classes().iter().map(Value::str).collect())));
+    }
+    facts
+}
+
+fn trainer_config(plan: &Plan) -> TrainerConfig {
+    TrainerConfig {
+        seed: plan.train.seed as u64,
+        precision: match plan.train.precision {
+            schema::Precision::Fp32 => Precision::Fp32,
+            schema::Precision::Bf16 => Precision::Bf16,
+            schema::Precision::Fp16 => Precision::Fp16,
+        },
+        accumulate: plan.train.accum_grad_batches as u64,
+        clip_grad_norm: plan.train.clip_grad_norm,
+        label_smoothing: plan.dataset.augmentation.smoothing,
+        max_bad_steps: MAX_BAD_STEPS,
+    }
+}
+
+fn optimizer(plan: &Plan, model: &Model) -> Optimizer {
+    let optim = &plan.train.optim;
+    let rule = match plan.train.stage {
+        Stage::Pretrain => GroupRule::Pretrain { decay_tokens_and_grn: plan.compat == Compat::Tao },
+        Stage::Finetune => GroupRule::Finetune {
+            family: model.arch.family,
+            layer_decay: optim.layer_decay,
+            applied: plan.is_honoured("train.optim.layer_decay"),
+            backbone_multiplier: if plan.is_honoured("train.optim.backbone_multiplier") {
+                optim.backbone_multiplier
+            } else {
+                1.0
+            },
+        },
+    };
+    let groups = param_groups(&model.params, optim.weight_decay, rule);
+    match optim.r#type {
+        OptimType::AdamW => {
+            let mut config = AdamWConfig::default();
+            if plan.is_honoured("train.optim.momentum") {
+                config.betas.0 = optim.momentum;
+            }
+            if let Some([beta1, beta2]) = optim.betas {
+                config.betas = (beta1, beta2);
+            }
+            Optimizer::AdamW(AdamW::new(&model.params, groups, config))
+        }
+        OptimType::Sgd => Optimizer::Sgd(Sgd::new(&model.params, groups, optim.momentum)),
+    }
+}
+
+fn schedule(plan: &Plan, batches: u64) -> LrSchedule {
+    let optim = &plan.train.optim;
+    match optim.lr_scheduler {
+        LrScheduler::MultiStep => LrSchedule::MultiStep {
+            lr: optim.lr,
+            milestones: optim.milestones.iter().map(|&epoch| epoch as u64).collect(),
+            gamma: optim.gamma,
+        },
+        LrScheduler::Cosine => {
+            let epochs = plan.train.num_epochs as u64;
+            let total_steps = estimated_steps(batches, plan.train.accum_grad_batches as u64, epochs);
+            let warmup_steps = (total_steps / epochs) as f64 * optim.warmup_epochs;
+            LrSchedule::Cosine { lr: optim.lr, warmup_steps, total_steps }
+        }
+    }
+}
+
+/// Every rank must see the same images in the same order.
+fn agree_on_the_data(data: &TrainingData, trainer: &Trainer<'_>) -> Result<()> {
+    let digest = data.train.dataset().digest();
+    let digests = trainer.collective.gather_bytes(digest.as_bytes())?;
+    match digests.iter().position(|other| other != digest.as_bytes()) {
+        None => Ok(()),
+        Some(rank) => Err(Error::Classes {
+            problem: format!(
+                "rank {} and rank {rank} see different training images in {}",
+                trainer.collective.rank(),
+                data.train.dataset().source()
+            ),
+            help: "give all nodes the same files".into(),
+        }),
+    }
+}
+
+fn announce(plan: &Plan, data: &TrainingData, trainer: &Trainer<'_>, run: &Run) {
+    let parameters = trainer.model.params.numel() as f64 / 1e6;
+    let size = plan.dataset.augmentation.input_size;
+    let validation = data
+        .validation
+        .as_ref()
+        .map_or_else(String::new, |loader| format!(", {} to validate", loader.dataset().len()));
+    run.progress.say(&format!(
+        "{} of {} ({parameters:.1} M parameters) at {size}x{size} on {} images{validation}; batches of {}, {} an epoch",
+        match plan.train.stage {
+            Stage::Pretrain => "Pretraining",
+            Stage::Finetune => "Fine-tuning",
+        },
+        plan.model.arch,
+        data.train.dataset().len(),
+        plan.batch_size(),
+        data.train.batches_per_epoch(),
+    ));
+    if plan.train.stage == Stage::Pretrain
+        && plan.train.mask_ratio == 0.75
+        && !plan.is_set("train.mask_ratio")
+        && !matches!(trainer.model.arch.family, Family::Vit(_))
+    {
+        run.progress.say("note: train.mask_ratio is TAO's 0.75; the papers of this family use 0.6");
+    }
+}
+
+struct TrainHooks<'r> {
+    run: &'r mut Run,
+    training: Training,
+    events: Option<EventWriter>,
+    checkpoints: Checkpoints,
+    interrupt: Interrupt,
+    preview: Option<Batch>,
+    waited: Rc<Cell<Duration>>,
+    world_size: usize,
+    num_epochs: usize,
+    batches: usize,
+}
+
+impl TrainHooks<'_> {
+    fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<()> {
+        if let Some(events) = &mut self.events {
+            events.scalar(tag, step.saturating_sub(1) as i64, value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Hooks<Error> for TrainHooks<'_> {
+    fn epoch_started(&mut self, _epoch: u64, _start: u64) -> Result<()> {
+        self.waited.set(Duration::ZERO);
+        Ok(())
+    }
+
+    fn batch_done(&mut self, report: &StepReport) -> Result<Control> {
+        let outcome = report.outcome;
+        self.training.step(&Step {
+            loss: outcome.loss,
+            lr: outcome.lr,
+            images: report.images as usize * self.world_size,
+            waited: self.waited.take(),
+        });
+        if outcome.skipped {
+            let message = format!(
+                "step {} was left out: its loss or gradients were not finite",
+                report.step.saturating_sub(1)
+            );
+            self.training.say(&message);
+            self.run.status.warning(&message)?;
+        }
+        Ok(if self.interrupt.is_asked() { Control::Interrupt } else { Control::Continue })
+    }
+
+    fn validated(&mut self, trainer: &Trainer<'_>, metrics: &Metrics) -> Result<()> {
+        self.run.status.validated(metrics.loss, metrics.accuracy)?;
+        let step = trainer.cursor().step;
+        self.scalar("val_loss", step, metrics.loss)?;
+        if let Some(accuracy) = metrics.accuracy {
+            self.scalar("acc", step, accuracy)?;
+        }
+        if let (Some(batch), Some(events)) = (&self.preview, &mut self.events) {
+            let picture = picture::reconstruction(&trainer.model, batch, trainer.config.seed)?;
+            let (width, height) = (picture.width, picture.height);
+            events.picture("reconstruction", step.saturating_sub(1) as i64, width, height, &picture.rgb)?;
+        }
+        Ok(())
+    }
+
+    fn epoch_done(&mut self, report: &EpochReport) -> Result<()> {
+        let rates = self.training.rates();
+        let mut summary = format!("train_loss {:.4}", report.train_loss);
+        if let Some(metrics) = &report.validation {
+            summary.push_str(&format!("  val_loss {:.4}", metrics.loss));
+            if let Some(accuracy) = metrics.accuracy {
+                summary.push_str(&format!("  accuracy {accuracy:.4}"));
+            }
+        }
+        self.training.end_epoch(&summary);
+        self.scalar("train_loss_epoch", report.step, report.train_loss)?;
+        self.scalar("lr", report.step, report.lr)?;
+        self.scalar("epoch", report.step, report.epoch as f64)?;
+        let status = EpochStatus {
+            epoch: report.epoch as usize,
+            num_epochs: self.num_epochs,
+            step: report.step as usize,
+            batches_per_epoch: self.batches,
+            time_per_epoch: rates.elapsed,
+            time_per_step: rates.per_batch,
+            images_per_second: Some(rates.images_per_second),
+            loader_stall: Some(rates.stall),
+        };
+        Ok(self.run.status.epoch(&status, report.train_loss)?)
+    }
+
+    fn save(&mut self, trainer: &Trainer<'_>, reason: SaveReason) -> Result<()> {
+        if self.run.is_first() {
+            let path = self.checkpoints.save(trainer, reason)?;
+            if reason == SaveReason::Interrupt {
+                self.training.say(&format!("Saved {}; the same command goes on from there", path.display()));
+            }
+        }
+        // Nobody goes on before the file is there: a rank that dies next can then be restarted from it.
+        trainer.collective.barrier()?;
+        Ok(())
+    }
+}
