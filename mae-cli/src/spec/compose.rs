@@ -177,8 +177,9 @@ fn defaults_of(path: &str) -> Map {
 
 /// An error for something that is not a mapping where a section stands.
 fn not_a_section(path: &str, node: &Node) -> Error {
-    let kind =
-        if matches!(node.value, Value::List(_)) { Kind::StructureMismatch } else { Kind::TypeMismatch };
+    // Upstream calls a list in a section a wrong type in a file and a wrong structure in an override.
+    let structure = matches!((&node.value, &node.origin), (Value::List(_), Origin::Override { .. }));
+    let kind = if structure { Kind::StructureMismatch } else { Kind::TypeMismatch };
     let first = match schema::find(path) {
         Some(Found::Section([row, ..])) => row.name,
         _ => "key",

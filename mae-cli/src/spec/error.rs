@@ -220,6 +220,11 @@ impl Error {
         &self.0.origin
     }
 
+    /// What is wrong, without the key, the value and the remedy.
+    pub fn problem(&self) -> &str {
+        &self.0.problem
+    }
+
     /// What to do, when there is something to say.
     pub fn help(&self) -> Option<&str> {
         self.0.remedy.as_deref()

@@ -1,4 +1,4 @@
-//! Python's spelling of numbers: what `repr(float)`, `int(text)` and `float(text)` give and accept.
+//! Python's spelling of values: what `repr`, `int(text)` and `float(text)` give and accept.
 
 /// `repr()` of a Python float: shortest digits that read back, `1e-05`, `1e+16`, `inf`, `nan`.
 pub fn float_repr(value: f64) -> String {
@@ -18,6 +18,24 @@ pub fn float_repr(value: f64) -> String {
         let sign = if exponent < 0 { '-' } else { '+' };
         format!("{mantissa}e{sign}{:02}", exponent.abs())
     }
+}
+
+/// `repr()` of a Python text: single quotes, double ones when it holds single quotes only.
+pub fn str_repr(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for character in text.chars() {
+        match character {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            _ if character == quote => out.extend(['\\', quote]),
+            _ => out.push(character),
+        }
+    }
+    out.push(quote);
+    out
 }
 
 /// `int(text)`: decimal digits, a sign, single underscores between digits, blanks around; no other base.

@@ -86,15 +86,19 @@ impl<'a> Resolver<'a> {
     }
 
     fn typed(&self, path: &str, value: Value, origin: &Origin) -> Result<Value> {
-        match schema::find(path) {
-            Some(Found::Leaf(_, leaf)) => {
-                let node = Node::new(value, origin.clone());
-                convert::convert(path, leaf, node).map(|node| node.value).map_err(|error| {
-                    error.remedy("the value comes from an interpolation; write a value of the right type")
-                })
-            }
-            _ => Ok(value),
-        }
+        let (field, index) = match path.split_once('[') {
+            Some((field, index)) => (field, index.strip_suffix(']')),
+            None => (path, None),
+        };
+        let Some(Found::Leaf(_, leaf)) = schema::find(field) else { return Ok(value) };
+        let node = Node::new(value, origin.clone());
+        let converted = match index {
+            Some(index) => convert::element(field, index, leaf, node),
+            None => convert::convert_resolved(field, leaf, node),
+        };
+        converted.map(|node| node.value).map_err(|error| {
+            error.remedy("the value comes from an interpolation; write a value of the right type")
+        })
     }
 
     fn text(&mut self, path: &str, text: &str) -> Result<Value> {

@@ -4,6 +4,7 @@
 //! PyYAML checks (duplicate keys, tabs, foreign tags, one document) and bounds time and memory. [`write()`] spells a tree
 //! as PyYAML's dumper does, byte for byte.
 
+mod collect;
 mod read;
 pub mod scalar;
 mod tag;

@@ -1,11 +1,12 @@
 //! Reading YAML into the raw tree.
 
-use super::tag::{self, MERGE};
+use super::collect::Open;
+use super::tag;
 use super::text::Text;
 use crate::spec::error::{Error, Kind, Origin, Result};
 use crate::spec::value::{Map, Node, Value};
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
-use std::collections::{HashMap, HashSet};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput};
+use std::collections::HashMap;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -74,38 +75,6 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Map> {
     }
 }
 
-/// A mapping or list under construction.
-struct Open {
-    origin: Origin,
-    anchor: usize,
-    set: bool,
-    /// Written with brackets or braces, itself or something around it.
-    flow: bool,
-    kind: OpenKind,
-}
-
-enum OpenKind {
-    List(Vec<Node>),
-    Map {
-        entries: Vec<(String, Node)>,
-        names: HashSet<String>,
-        merges: Vec<Node>,
-        key: Option<Key>,
-        line: (usize, usize),
-    },
-}
-
-/// A key that waits for its value.
-struct Key {
-    name: KeyName,
-    origin: Origin,
-}
-
-enum KeyName {
-    Text(String),
-    Merge,
-}
-
 struct Reader<'a> {
     text: &'a Text,
     /// Anchored values with the number of nodes in them.
@@ -143,8 +112,32 @@ impl<'a> Reader<'a> {
             .remedy("a spec has a few hundred values and four levels")
     }
 
+    /// The only document, or `None` for an empty text.
+    ///
+    /// PyYAML scans and parses everything before it looks at what keys and tags mean, so of several errors the one in
+    /// the syntax is reported.
     fn document(&mut self) -> Result<Option<Node>> {
         let mut parser = Parser::new_from_str(self.text.as_str());
+        let built = self.build(&mut parser);
+        if let Err(error) = &built
+            && !matches!(error.kind(), Kind::YamlSyntax | Kind::TooLarge)
+        {
+            while let Some(event) = parser.next_event() {
+                let (event, span) = event.map_err(|error| self.scan_error(&error))?;
+                match event {
+                    Event::DocumentStart(_) => return Err(self.second_document(&span)),
+                    Event::Scalar(_, style, ..) => self.note_quoted(style, &span),
+                    _ => {}
+                }
+            }
+        }
+        match self.tab_before(usize::MAX) {
+            Some(error) if !matches!(&built, Err(error) if error.kind() == Kind::TooLarge) => Err(error),
+            _ => built,
+        }
+    }
+
+    fn build(&mut self, parser: &mut Parser<'_, StrInput<'_>>) -> Result<Option<Node>> {
         let mut stack: Vec<Open> = Vec::new();
         let mut root: Option<Node> = None;
         let mut documents = 0;
@@ -152,192 +145,84 @@ impl<'a> Reader<'a> {
             let (event, span) = event.map_err(|error| self.scan_error(&error))?;
             let origin = self.origin(&span.start);
             let flow = self.is_flow(&stack, &span);
-            let done = match event {
+            let (node, anchor) = match event {
                 Event::DocumentStart(_) => {
                     documents += 1;
                     if documents > 1 {
-                        return Err(self
-                            .tab_before(span.start.index())
-                            .unwrap_or_else(|| self.syntax(&origin, "a second document starts here"))
-                            .remedy("keep one document a file"));
+                        return Err(self.second_document(&span));
                     }
-                    None
+                    continue;
                 }
                 Event::Scalar(text, style, anchor, tag) => {
                     if style == ScalarStyle::Plain && stack.last().is_some_and(|open| open.flow) {
-                        self.question_mark(&text, &span)?;
+                        self.flow_indicator(&text, &span)?;
                     }
-                    if style != ScalarStyle::Plain {
-                        self.quoted.push((span.start.index(), span.end.index()));
-                    }
+                    self.note_quoted(style, &span);
                     let value = tag::scalar(&text, style, tag.as_deref(), &origin)?;
-                    Some((Node::new(value, origin), anchor))
+                    (Node::new(value, origin), anchor)
                 }
                 Event::SequenceStart(anchor, tag) => {
                     tag::container(tag.as_deref(), "seq", &origin)?;
-                    self.open(
-                        &mut stack,
-                        Open { origin, anchor, set: false, flow, kind: OpenKind::List(Vec::new()) },
-                    )?;
-                    None
+                    self.open(&mut stack, Open::list(anchor, flow, origin.clone()), &origin)?;
+                    continue;
                 }
                 Event::MappingStart(anchor, tag) => {
                     let set = tag::container(tag.as_deref(), "map", &origin)?;
-                    let line = (span.start.line(), span.start.col() + 1);
-                    let kind = OpenKind::Map {
-                        entries: Vec::new(),
-                        names: HashSet::new(),
-                        merges: Vec::new(),
-                        key: None,
-                        line,
-                    };
-                    self.open(&mut stack, Open { origin, anchor, set, flow, kind })?;
-                    None
+                    self.open(&mut stack, Open::map(anchor, flow, set, origin.clone()), &origin)?;
+                    continue;
                 }
-                Event::SequenceEnd | Event::MappingEnd => match stack.pop() {
-                    Some(open) => {
-                        let anchor = open.anchor;
-                        Some((self.close(open)?, anchor))
-                    }
-                    None => None,
-                },
-                Event::Alias(id) => match self.anchors.get(&id) {
-                    Some((node, size)) => {
-                        let (node, size) = (node.clone(), *size);
-                        self.spend(size, &origin)?;
-                        Some((node, 0))
-                    }
-                    None => {
+                Event::SequenceEnd | Event::MappingEnd => {
+                    let Some(open) = stack.pop() else { continue };
+                    let anchor = open.anchor;
+                    (open.close()?, anchor)
+                }
+                Event::Alias(id) => {
+                    let Some((node, size)) = self.anchors.get(&id) else {
                         return Err(self.syntax(&origin, "this alias stands inside the value that it names"));
-                    }
-                },
-                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => None,
+                    };
+                    let (node, size) = (node.clone(), *size);
+                    self.spend(size, &origin)?;
+                    (node, 0)
+                }
+                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => continue,
             };
-            let Some((node, anchor)) = done else { continue };
             if anchor > 0 {
                 // The copy counts too, else anchors around anchors would multiply memory.
                 let size = count(&node);
                 self.spend(size, &node.origin)?;
                 self.anchors.insert(anchor, (node.clone(), size));
             }
+            self.spend(1, &node.origin)?;
             match stack.last_mut() {
-                Some(open) => self.place_in(open, node)?,
+                Some(open) => open.push(node)?,
                 None => root = Some(node),
             }
         }
-        match self.tab_before(usize::MAX) {
-            Some(error) => Err(error),
-            None => Ok(root),
-        }
+        Ok(root)
     }
 
-    fn open(&mut self, stack: &mut Vec<Open>, open: Open) -> Result<()> {
-        // A list or mapping that is itself a key.
-        if let Some(Open { kind: OpenKind::Map { key: None, .. }, .. }) = stack.last() {
-            return Err(
-                Error::new(Kind::YamlConstructor, "a list or mapping cannot be a key").at(&open.origin)
-            );
+    fn open(&self, stack: &mut Vec<Open>, open: Open, origin: &Origin) -> Result<()> {
+        if stack.last().is_some_and(Open::wants_key) {
+            return Err(Error::new(Kind::YamlConstructor, "a list or mapping cannot be a key").at(origin));
         }
         if stack.len() >= MAX_DEPTH {
-            return Err(self.too_large(&open.origin, "the spec is nested too deeply"));
+            return Err(self.too_large(origin, "the spec is nested too deeply"));
         }
         stack.push(open);
         Ok(())
     }
 
-    fn place_in(&mut self, open: &mut Open, node: Node) -> Result<()> {
-        self.spend(1, &node.origin)?;
-        let as_value = |mut node: Node| {
-            if matches!(&node.value, Value::Bytes(bytes) if bytes == MERGE) {
-                node.value = Value::Str("<<".to_owned());
-            }
-            node
-        };
-        match &mut open.kind {
-            OpenKind::List(items) => items.push(as_value(node)),
-            OpenKind::Map { entries, names, merges, key, line } => match key.take() {
-                None => *key = Some(self.key(node, names, *line)?),
-                Some(Key { name: KeyName::Text(name), origin }) => {
-                    entries.push((name, Node { key_origin: origin, ..as_value(node) }));
-                }
-                Some(Key { name: KeyName::Merge, .. }) => merges.push(node),
-            },
+    fn note_quoted(&mut self, style: ScalarStyle, span: &Span) {
+        if style != ScalarStyle::Plain {
+            self.quoted.push((span.start.index(), span.end.index()));
         }
-        Ok(())
     }
 
-    fn key(&self, node: Node, names: &mut HashSet<String>, mapping: (usize, usize)) -> Result<Key> {
-        let name = match &node.value {
-            // `read` marks the merge key with bytes that no text has.
-            Value::Bytes(bytes) if bytes == MERGE => {
-                return Ok(Key { name: KeyName::Merge, origin: node.origin });
-            }
-            Value::Null => {
-                return Err(Error::new(Kind::YamlBadKey, "an empty or null key")
-                    .at(&node.origin)
-                    .remedy("write a key before the colon"));
-            }
-            Value::Bytes(_) => {
-                return Err(Error::new(Kind::YamlBadKey, "binary data cannot be a key").at(&node.origin));
-            }
-            Value::List(_) | Value::Map(_) => {
-                return Err(
-                    Error::new(Kind::YamlConstructor, "a list or mapping cannot be a key").at(&node.origin)
-                );
-            }
-            scalar => scalar.to_text(),
-        };
-        if !names.insert(name.clone()) {
-            return Err(Error::new(
-                Kind::YamlDuplicateKey,
-                format!(
-                    "this key is written twice in the mapping that starts at line {}, column {}",
-                    mapping.0, mapping.1
-                ),
-            )
-            .key(name)
-            .at(&node.origin)
-            .remedy("merge both into one"));
-        }
-        Ok(Key { name: KeyName::Text(name), origin: node.origin })
-    }
-
-    fn close(&self, open: Open) -> Result<Node> {
-        let value = match open.kind {
-            OpenKind::List(items) => Value::List(items),
-            OpenKind::Map { entries, merges, .. } => {
-                let mut all: Vec<(String, Node)> = Vec::new();
-                let mut seen: HashSet<String> = entries.iter().map(|(name, _)| name.clone()).collect();
-                for merge in merges {
-                    self.merge(merge, &mut all, &mut seen)?;
-                }
-                all.extend(entries);
-                if open.set {
-                    all.iter_mut().for_each(|(_, node)| node.value = Value::Null);
-                }
-                Value::Map(all.into_iter().collect())
-            }
-        };
-        Ok(Node::new(value, open.origin))
-    }
-
-    /// `<<: *anchor` and `<<: [*a, *b]`: earlier mappings win over later ones, own keys over both.
-    fn merge(&self, node: Node, all: &mut Vec<(String, Node)>, seen: &mut HashSet<String>) -> Result<()> {
-        match node.value {
-            Value::Map(map) => {
-                for (name, node) in map {
-                    if seen.insert(name.clone()) {
-                        all.push((name, node));
-                    }
-                }
-                Ok(())
-            }
-            Value::List(items) if items.iter().all(|item| matches!(item.value, Value::Map(_))) => {
-                items.into_iter().try_for_each(|item| self.merge(item, all, seen))
-            }
-            _ => Err(Error::new(Kind::YamlConstructor, "`<<` takes a mapping or a list of mappings")
-                .at(&node.origin)),
-        }
+    fn second_document(&self, span: &Span) -> Error {
+        self.tab_before(span.start.index()).unwrap_or_else(|| {
+            self.syntax(&self.origin(&span.start), "a second document starts here")
+                .remedy("keep one document a file")
+        })
     }
 
     /// A bracket is a token of its own; the start of a block list or mapping has no length.
@@ -346,12 +231,16 @@ impl<'a> Reader<'a> {
             || (!span.is_empty() && matches!(self.text.character(span.start.index()), Some('[' | '{')))
     }
 
-    /// In YAML 1.1 a `?` inside brackets starts a key, so `[???]` is an error.
-    fn question_mark(&self, text: &str, span: &Span) -> Result<()> {
-        let Some(rest) = text.strip_prefix('?') else { return Ok(()) };
-        let column = span.start.col() + if rest.starts_with('?') { 2 } else { 1 };
+    /// In YAML 1.1 a `?` or `:` inside brackets is never the start of text, so `[???]` is an error.
+    fn flow_indicator(&self, text: &str, span: &Span) -> Result<()> {
+        let Some(indicator) = text.chars().next().filter(|first| matches!(first, '?' | ':')) else {
+            return Ok(());
+        };
+        let column = span.start.col() + if text.starts_with("??") { 2 } else { 1 };
         let origin = self.text.origin(span.start.line(), column);
-        Err(self.syntax(&origin, "`?` inside brackets starts a key").remedy("put the text in quotes"))
+        Err(self
+            .syntax(&origin, format!("`{indicator}` inside brackets starts no text"))
+            .remedy("put the text in quotes"))
     }
 
     fn scan_error(&self, error: &ScanError) -> Error {
@@ -363,10 +252,7 @@ impl<'a> Reader<'a> {
         if error.info().contains("recursion limit") {
             return self.too_large(&origin, "the spec is nested too deeply");
         }
-        // The scanner names the start of the text only.
-        if error.info().contains("escape character")
-            && let Some(place) = self.text.bad_escape(marker.index(), marker.line(), marker.col() + 1)
-        {
+        if let Some(place) = self.text.place_of(error.info(), marker.index()) {
             origin = place;
         }
         self.syntax(&origin, error.info())

@@ -20,6 +20,11 @@ pub(super) fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, origin: 
     };
     Ok(match parts(tag) {
         None if style == ScalarStyle::Plain && text == "<<" => Value::Bytes(MERGE.to_vec()),
+        None if style == ScalarStyle::Plain && text == "=" => {
+            return Err(Error::new(Kind::YamlConstructor, "a lone `=` has a meaning of its own in YAML 1.1")
+                .at(origin)
+                .remedy("put it in quotes"));
+        }
         None if style == ScalarStyle::Plain => scalar::plain(text).ok_or_else(too_large)?,
         None | Some((false, "", "!")) | Some((true, _, "str")) => Value::Str(text.to_owned()),
         Some((true, _, "null")) => Value::Null,

@@ -44,15 +44,90 @@ impl Text {
         Origin::File { file: self.file.clone(), line, column }
     }
 
+    /// Where PyYAML would point for a problem that the scanner reports at the start of a token.
+    pub(super) fn place_of(&self, problem: &str, start: usize) -> Option<Origin> {
+        if problem.contains("unexpected end of stream") {
+            return Some(place(&self.file, &self.text));
+        }
+        if problem.contains("indentation in quoted scalar") {
+            // PyYAML reads on to the closing quote, or to the end.
+            let quote = self.character(start)?;
+            let closed = self.characters.iter().skip(start + 1).any(|next| *next == quote);
+            return (!closed).then(|| place(&self.file, &self.text));
+        }
+        if problem.contains("did not find expected key") {
+            return self.before_dash(start);
+        }
+        if problem.contains("comment intercepting") {
+            return self.next_content(start);
+        }
+        let rest = self.characters.get(start + 1..)?;
+        let skip = |from: usize, same: &dyn Fn(char) -> bool| {
+            from + rest.iter().skip(from).take_while(|next| same(**next)).count()
+        };
+        let end = if problem.contains("escape character") {
+            return self.bad_escape(start);
+        } else if problem.contains("comment or line break") {
+            // A block text's header: indicators, blanks, then what should not be there.
+            let sign = |next: char| matches!(next, '+' | '-');
+            let one = |from: usize, same: &dyn Fn(char) -> bool| {
+                from + usize::from(rest.get(from).is_some_and(|next| same(*next)))
+            };
+            let after_sign = one(one(0, &sign), &|next| next.is_ascii_digit());
+            let indicators = if after_sign == 1 { one(1, &sign) } else { after_sign };
+            skip(indicators, &|next| next == ' ')
+        } else if problem.contains("alphabetic or numeric") {
+            0
+        } else if problem.contains("unknown anchor") {
+            // The name may be followed by few characters only.
+            let end = skip(0, &|next| next.is_alphanumeric() || next == '-' || next == '_');
+            if rest.get(end).is_none_or(|next| " \t\n?:,]}%@`".contains(*next)) {
+                return None;
+            }
+            end
+        } else {
+            return None;
+        };
+        Some(self.place_at(start + 1 + end))
+    }
+
+    /// The `-` of a list entry whose content starts at `start`.
+    fn before_dash(&self, start: usize) -> Option<Origin> {
+        let line =
+            self.characters.get(..start)?.iter().rposition(|next| *next == '\n').map_or(0, |index| index + 1);
+        let mut before =
+            self.characters.get(line..start)?.iter().enumerate().skip_while(|(_, next)| **next == ' ');
+        let (offset, _) = before.next().filter(|(_, next)| **next == '-')?;
+        before.all(|(_, next)| matches!(next, ' ' | '-')).then(|| self.place_at(line + offset))
+    }
+
+    /// The first character after the line of `start` that is neither blank nor part of a comment.
+    fn next_content(&self, start: usize) -> Option<Origin> {
+        let mut comment = true;
+        for (index, &character) in self.characters.iter().enumerate().skip(start) {
+            match character {
+                '\n' => comment = false,
+                '#' => comment = true,
+                ' ' => {}
+                _ if comment => {}
+                _ => return Some(self.place_at(index)),
+            }
+        }
+        None
+    }
+
+    fn place_at(&self, index: usize) -> Origin {
+        place(&self.file, &self.characters.iter().take(index).collect::<String>())
+    }
+
     /// The character after the backslash of the first unknown escape in the quoted text that starts at `start`.
-    pub(super) fn bad_escape(&self, start: usize, mut line: usize, mut column: usize) -> Option<Origin> {
+    fn bad_escape(&self, start: usize) -> Option<Origin> {
         let mut backslash = false;
-        for &character in self.characters.get(start..)? {
+        for (index, &character) in self.characters.iter().enumerate().skip(start) {
             if backslash && !"0abt\tnvfre \"/\\N_LPxuU\n".contains(character) {
-                return Some(self.origin(line, column));
+                return Some(self.place_at(index));
             }
             backslash = character == '\\' && !backslash;
-            (line, column) = if character == '\n' { (line + 1, 1) } else { (line, column + 1) };
         }
         None
     }
