@@ -45,7 +45,7 @@ pub struct Model {
 #[derive(Debug)]
 pub enum Network {
     /// Reconstructs hidden patches.
-    Pretrain(MaskedAutoencoder),
+    Pretrain(Box<MaskedAutoencoder>),
     /// Classifies.
     Classify(Classifier),
 }
@@ -63,7 +63,7 @@ impl Model {
         device: Device,
     ) -> Result<Self> {
         let root = Declare::root();
-        let network = Network::Pretrain(MaskedAutoencoder::declare(&root, arch, size, config)?);
+        let network = Network::Pretrain(Box::new(MaskedAutoencoder::declare(&root, arch, size, config)?));
         Ok(Model { arch, size, network, params: Params::new(root.into_specs(), seed, device)? })
     }
 

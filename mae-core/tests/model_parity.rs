@@ -2,6 +2,13 @@
 //!
 //! Files are found by listing `models/`; those too large for every run are left to `--ignored`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed expectation is a failed test"
+)]
+
 mod common;
 
 use common::{golden_params, goldens, image, l2, noise, number, read_json, relative};

@@ -1,5 +1,12 @@
 //! Parameter groups, schedules and whole training trajectories against the goldens (recorded from Lightning).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed expectation is a failed test"
+)]
+
 mod common;
 
 use common::{golden_params, image, l2, noise, number, read_json, relative};
@@ -23,7 +30,7 @@ fn table(arch: &Arch, stage: &str, num_classes: i64, salt: &str) -> (Network, Pa
     let root = Declare::root();
     let network = if stage == "pretrain" {
         Network::Pretrain(
-            MaskedAutoencoder::declare(&root, arch, (224, 224), PretrainConfig::default()).unwrap(),
+            MaskedAutoencoder::declare(&root, arch, (224, 224), PretrainConfig::default()).unwrap().into(),
         )
     } else {
         let config = ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Finetune };

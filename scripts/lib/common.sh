@@ -16,6 +16,9 @@ if ! command -v cargo >/dev/null 2>&1 && [ -x "${CARGO_HOME:-${HOME:-}/.cargo}/b
   PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 fi
 
+# Threads that wait give their core away. libgomp's default is to spin, which on a busy machine makes a run many times slower.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
 # Colours only where a person reads them.
 if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then
   bold=$'\033[1m' red=$'\033[31m' dim=$'\033[2m' plain=$'\033[0m'

@@ -141,7 +141,7 @@ impl<'c> Trainer<'c> {
         self.cursor.batch += 1;
         self.cursor.batches += 1;
         self.cursor.loss_sum += value;
-        let stepped = last_in_epoch || self.cursor.batch % self.config.accumulate == 0;
+        let stepped = last_in_epoch || self.cursor.batch.is_multiple_of(self.config.accumulate);
         let skipped = stepped && !self.optimizer_step(lr, scale)?;
         Ok(StepOutcome { loss: value, lr, stepped, skipped })
     }

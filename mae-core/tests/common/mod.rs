@@ -2,6 +2,7 @@
 //! (section 1 of the goldens' README).
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 use std::path::PathBuf;
 
