@@ -145,6 +145,7 @@ fn notes_and_differences() {
     let mut out = String::new();
     let plan = load(&[
         "train.stage=finetune",
+        "model.arch=vit_base_patch16",
         "train.optim.layer_decay=0.65",
         "train.optim.momentum=0.8",
         "model.drop_path_rate=0.2",
@@ -159,6 +160,8 @@ fn notes_and_differences() {
     insta::assert_snapshot!(out);
 
     assert!(load(&[]).differences_from_tao().is_empty(), "nothing is set");
+    let any_size = ["model.arch=convnextv2_atto", "dataset.augmentation.input_size=64"];
+    assert!(load(&any_size).differences_from_tao().is_empty(), "TAO's ConvNeXt takes any size");
     let same = ["dataset.augmentation.input_size=224", "model.decoder_depth=1", "train.optim.momentum=0.9"];
     assert!(load(&same).differences_from_tao().is_empty(), "what TAO uses anyway");
     assert!(load(&["compat=tao", "model.drop_path_rate=0.2"]).differences_from_tao().is_empty());

@@ -1,5 +1,7 @@
 //! Whatever batch an interrupt comes after, the resumed training is the uninterrupted one, validations included.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
+
 use mae_core::Result;
 use mae_core::arch::Arch;
 use mae_core::backbone::Purpose;

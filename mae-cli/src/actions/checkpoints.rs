@@ -1,5 +1,6 @@
 //! The checkpoints of a results folder: their names, the link to the latest, and what a run resumes from.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use mae_core::checkpoint::lightning::{CheckpointContents, ModelCheckpoint};
@@ -54,6 +55,21 @@ impl Checkpoints {
         self.has_written = true;
         Ok(path)
     }
+}
+
+/// Removes what a run that was killed while it wrote a checkpoint has left; a large model leaves gigabytes.
+pub(super) fn remove_unfinished(plan: &Plan) -> Result<()> {
+    let folder = plan.results_dir();
+    let failed = |source| crate::report::Error::Write { path: folder.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.contains(".pth.") && name.ends_with(".tmp") {
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// `<results folder>/<arch>_latest.pth`.

@@ -20,7 +20,7 @@ use mae_data::Layout;
 use super::checkpoints::{Checkpoints, resume_point};
 use super::data::TrainingData;
 use super::signals::Interrupt;
-use super::{End, Run, classes, data, model, picture};
+use super::{End, Run, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
 use crate::report::status::EpochStatus;
@@ -34,6 +34,9 @@ const MAX_BAD_STEPS: u64 = 20;
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     let interrupt = Interrupt::watch()
         .map_err(|source| crate::report::Error::Write { path: plan.results_dir().to_owned(), source })?;
+    if run.is_first() {
+        checkpoints::remove_unfinished(plan)?;
+    }
     // First what is checked in no time: an archive may have to be unpacked.
     let mut model = model::build(plan, run)?;
     let resume = resume_point(plan)?;
@@ -100,10 +103,11 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     hooks.run.status.loop_started()?;
     let result = fit(&mut trainer, &mut data, &mut hooks, &config);
     // What a step has earned is not lost to an error after it.
-    if result.is_err() && trainer.cursor().step > start.step {
-        if let Err(error) = hooks.save(&trainer, SaveReason::Interrupt) {
-            hooks.training.say(&error.to_string());
-        }
+    if result.is_err()
+        && trainer.cursor().step > start.step
+        && let Err(error) = hooks.save(&trainer, SaveReason::Interrupt)
+    {
+        hooks.training.say(&error.to_string());
     }
     drop(hooks);
     let loaders: Vec<_> = std::iter::once(&data.train).chain(&data.validation).collect();

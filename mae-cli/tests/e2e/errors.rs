@@ -21,7 +21,7 @@ fn refused(sandbox: &Sandbox, name: &str, code: i32, arguments: &str) {
     let said = run.stderr.replace(sandbox.path("").to_str().unwrap(), "[folder]/");
     assert_eq!(run.code, Some(code), "{name}: {said}");
     assert_eq!(run.stdout, "", "{name}");
-    for word in ["panicked", "backtrace", "src/", "0x"] {
+    for word in ["panicked", "backtrace", ".rs:", "\u{1b}"] {
         assert!(!said.contains(word), "{name} is not for a user: {said}");
     }
     assert_eq!(leftovers(&sandbox.path("")), before, "{name} left something");
@@ -92,7 +92,8 @@ fn data_sources() {
     for name in ["whole.tar", "whole.tar.gz"] {
         write_archive(&sandbox.path(name), &images);
         let bytes = fs::read(sandbox.path(name)).unwrap();
-        sandbox.write(&name.replace("whole", "cut"), &bytes[..bytes.len() / 2]);
+        // Inside the picture of a member, not between two.
+        sandbox.write(&name.replace("whole", "cut"), &bytes[..bytes.len() / 2 / 1024 * 1024 - 300]);
     }
     refused("archive_cut_off", &train("cut.tar.gz"));
     refused("plain_archive_cut_off", &train("cut.tar"));
@@ -140,7 +141,11 @@ fn unreadable_images() {
 
     // An image without pixels has no class and counts for no metric.
     let run = sandbox.mae("inference -e finetune.yaml dataset.max_bad_fraction=0.05").passed();
-    assert!(run.stderr.contains("1 image could not be read"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("1 image could not be read, or not in full, first val/ankle_boot/"),
+        "{}",
+        run.stderr
+    );
     let rows = results_csv(&folder.join("inference/results.csv"));
     assert_eq!(rows.len(), 19);
     let run = sandbox.mae("evaluate -e finetune.yaml dataset.max_bad_fraction=0.05").passed();

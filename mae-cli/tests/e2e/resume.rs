@@ -145,6 +145,8 @@ fn killed_in_mid_epoch() {
     run.signal(Signal::KILL);
     assert_eq!(run.wait().code(), None);
     assert_in_mid_epoch(&latest);
+    // As if it had been killed a little later, while it wrote the next one.
+    sandbox.write("parts/train/.model_epoch_000_step_00018.pth.Xy12Zz.tmp", "half of a checkpoint");
 
     sandbox.run(&words(&parts)).passed();
     assert_same(&sandbox.path("whole").join(LATEST), &latest);

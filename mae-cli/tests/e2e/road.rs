@@ -26,8 +26,10 @@ fn kpi(lines: &[Value], key: &str) -> f64 {
 
 /// Names of the event files differ from run to run; everything else is fixed.
 fn artefacts(folder: &Path) -> Vec<String> {
-    let event_file = "lightning_logs/version_1/events.out.tfevents.";
-    let name = |file: String| if file.starts_with(event_file) { format!("{event_file}*") } else { file };
+    let name = |file: String| match file.split_once(".tfevents.") {
+        Some((start, _)) => format!("{start}.tfevents.*"),
+        None => file,
+    };
     files_below(folder).into_iter().map(name).collect()
 }
 
@@ -166,7 +168,15 @@ fn evaluation(sandbox: &Sandbox, sources: &[&str], images: usize) -> f64 {
     let run = sandbox.run(&[&["evaluate", "-e", "finetune.yaml"], sources].concat()).passed();
     said(&run, &format!("{images} images: val_loss "));
     let folder = sandbox.path("results/finetune/evaluate");
-    assert_eq!(files_below(&folder), ["experiment.yaml", "status.json"]);
+    assert_eq!(
+        artefacts(&folder),
+        [
+            "experiment.yaml",
+            "lightning_logs/version_0/events.out.tfevents.*",
+            "lightning_logs/version_0/hparams.yaml",
+            "status.json",
+        ]
+    );
     let lines = status_lines(&folder.join("status.json"));
     assert_eq!(
         story(&lines),

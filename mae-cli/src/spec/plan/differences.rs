@@ -31,7 +31,8 @@ impl Plan {
         let stage = |stage: Stage| train && self.train.stage == stage;
         let convnext = self.model.arch.starts_with("convnext");
         match path {
-            "dataset.augmentation.input_size" => Some(224.0),
+            // TAO's ConvNeXt takes images as they come; its ViT and Hiera are built for 224 pixels.
+            "dataset.augmentation.input_size" => (!convnext).then_some(224.0),
             "model.drop_path_rate" => train.then_some(0.0),
             "model.global_pool" => (self.train.stage == Stage::Finetune).then_some(1.0),
             "model.decoder_depth" => stage(Stage::Pretrain).then_some(if convnext { 1.0 } else { 8.0 }),
