@@ -16,7 +16,7 @@ impl Plan {
                 && self.number(&path) != Some(theirs)
             {
                 out.push(format!(
-                    "{path} = {} ({}): TAO ignores it, here {effect}; compat=tao ignores it too",
+                    "{path} = {} ({}): TAO ignores it, here {effect} (compat=tao ignores it too)",
                     node.value.shown(),
                     node.origin
                 ));
