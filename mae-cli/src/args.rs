@@ -168,7 +168,7 @@ Exit codes:
   1  the spec or the command line is wrong; nothing was started
   2  failed while running
   3  the data is missing or unusable
-  4  interrupted; a checkpoint was saved from which the same command resumes
+  4  interrupted; the same command resumes a training, and starts anything else anew
 
 Nothing is ever sent anywhere: there is no telemetry.";
 

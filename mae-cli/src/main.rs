@@ -9,7 +9,7 @@ use mae_cli::error::Error;
 use mae_cli::spec::interpolation::Context;
 use mae_cli::spec::{self, Plan};
 
-/// The exit code of a training that was interrupted and can be resumed.
+/// The exit code of a run that was interrupted.
 const INTERRUPTED: u8 = 4;
 
 fn main() -> ExitCode {

@@ -4,13 +4,13 @@ use mae_core::engine::Evaluation;
 use mae_core::ops::Precision;
 use mae_data::Layout;
 
-use super::{Run, classes, data, model};
+use super::{End, Run, classes, data, model};
 use crate::error::Result;
 use crate::report::tensorboard::EventWriter;
 use crate::spec::Plan;
 use crate::spec::schema::Stage;
 
-pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<()> {
+pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
     let finetune = plan.train.stage == Stage::Finetune;
     let layout = if finetune { Layout::ImageFolder } else { Layout::Flat };
     // First what is checked in no time: an archive may have to be unpacked.
@@ -26,7 +26,8 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<()> {
     let mut evaluation = Evaluation::new(&model, Precision::Fp32, plan.train.seed as u64);
     let mut task = run.progress.items("Evaluating", total as u64);
     let mut done = 0;
-    let result = loader.epoch(0, 0).try_for_each(|batch| -> Result<()> {
+    let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
+    let result = batches.try_for_each(|batch| -> Result<()> {
         let batch = data::counted_to_device(batch?, run.device)?;
         evaluation.add(&batch)?;
         done += batch.valid as u64 * run.collective().world_size() as u64;
@@ -35,6 +36,9 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<()> {
     });
     data::report_bad_samples(plan, &[&loader], &run.progress)?;
     result?;
+    if run.is_interrupted() {
+        return Ok(End::Interrupted);
+    }
     let metrics = evaluation.finish(run.collective())?;
     let mut summary = format!("{} images: val_loss {:.4}", metrics.samples, metrics.loss);
     if let (Some(top1), Some(top5)) = (metrics.accuracy, metrics.accuracy_top5) {
@@ -51,5 +55,5 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<()> {
         events.scalar("epoch", 0, 0.0)?;
     }
     run.status.tested(metrics.loss, metrics.accuracy)?;
-    Ok(())
+    Ok(End::Done)
 }

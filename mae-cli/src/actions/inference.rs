@@ -3,12 +3,12 @@
 use mae_data::Layout;
 use tch::Kind;
 
-use super::{Run, data, model};
+use super::{End, Run, data, model};
 use crate::error::{Error, Result};
 use crate::report::results_csv;
 use crate::spec::Plan;
 
-pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<()> {
+pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
     // First what is checked in no time: an archive may have to be unpacked.
     let (model, _) = model::restore(plan, run)?;
     let source = plan.dataset.test_data_sources.as_deref().unwrap_or_default();
@@ -18,7 +18,8 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<()> {
     let mut rows: Vec<(String, usize)> = Vec::new();
     let mut task = run.progress.items("Classifying", total as u64);
     let mut done = 0;
-    let result = loader.epoch(0, 0).try_for_each(|batch| -> Result<()> {
+    let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
+    let result = batches.try_for_each(|batch| -> Result<()> {
         // An image that could not be read has no class; bad_samples.csv names it.
         let batch = data::counted_to_device(batch?, run.device)?;
         if batch.valid == 0 {
@@ -39,13 +40,16 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<()> {
     });
     data::report_bad_samples(plan, &[&loader], &run.progress)?;
     result?;
+    if run.is_interrupted() {
+        return Ok(End::Interrupted);
+    }
     let rows = gather(run, rows)?;
     let path = plan.results_dir().join("results.csv");
     task.finish(&format!("{} images classified: {}", rows.len(), path.display()));
     if run.is_first() {
         results_csv::write(plan.results_dir(), rows)?;
     }
-    Ok(())
+    Ok(End::Done)
 }
 
 /// The rows of all ranks.

@@ -26,7 +26,7 @@ pub use run::Run;
 pub enum End {
     /// It is done.
     Done,
-    /// It was interrupted, and the same command resumes it.
+    /// It was interrupted; the same command resumes a training, and starts another action anew.
     Interrupted,
 }
 
@@ -38,8 +38,8 @@ pub fn execute(plan: &Plan) -> Result<End> {
     let mut run = Run::start(plan)?;
     let result = match plan.action() {
         Action::Train => train::train(plan, &mut run),
-        Action::Evaluate => evaluate::evaluate(plan, &mut run).map(|()| End::Done),
-        Action::Inference => inference::inference(plan, &mut run).map(|()| End::Done),
+        Action::Evaluate => evaluate::evaluate(plan, &mut run),
+        Action::Inference => inference::inference(plan, &mut run),
         Action::Export => export::export(plan, &mut run).map(|()| End::Done),
     };
     run.finish(&result)?;

@@ -7,6 +7,7 @@ use mae_core::engine::{Collective, SingleProcess};
 use mae_dist::{Environment, GlooCollective, GlooCollectiveOptions, Role};
 use tch::Device;
 
+use super::signals::Interrupt;
 use super::{End, device};
 use crate::error::{Error, Result};
 use crate::report;
@@ -23,15 +24,21 @@ pub struct Run {
     /// Where tensors live.
     pub device: Device,
     collective: Rc<dyn Collective>,
+    interrupt: Interrupt,
 }
 
 impl Run {
-    /// Makes the results folder, writes `experiment.yaml`, opens `status.json`, finds the device and the other
+    /// Watches for signals, makes the results folder, writes `experiment.yaml`, opens `status.json`, finds the device and the other
     /// processes, and tells the user what is worth knowing.
     ///
     /// # Errors
     /// When the folder cannot be written, or a device or process is missing.
     pub fn start(plan: &Plan) -> Result<Self> {
+        let watched = Interrupt::watch();
+        let interrupt = watched.map_err(|error| Error::Device {
+            problem: format!("SIGINT and SIGTERM cannot be watched: {error}"),
+            help: "start mae in an environment that lets a program handle its signals".into(),
+        })?;
         let environment = Environment::resolve(&Environment::variables(), None)?;
         let first = match &environment.role {
             Role::Worker(worker) => worker.rank == 0,
@@ -55,7 +62,7 @@ impl Run {
             progress.say(&format!("note: {note}"));
         }
         match Self::connect(plan, &environment, &progress) {
-            Ok((device, collective)) => Ok(Run { progress, status, device, collective }),
+            Ok((device, collective)) => Ok(Run { progress, status, device, collective, interrupt }),
             Err(error) => {
                 status.fail(error.failure(), &error.to_string())?;
                 Err(error)
@@ -71,6 +78,11 @@ impl Run {
     /// The same, to be held while the run's reports are in use.
     pub fn collective_handle(&self) -> Rc<dyn Collective> {
         Rc::clone(&self.collective)
+    }
+
+    /// Whether the user or the system asked the run to end.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupt.is_asked()
     }
 
     /// Whether this process writes the run's files.

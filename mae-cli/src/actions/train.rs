@@ -19,7 +19,6 @@ use mae_data::Layout;
 
 use super::checkpoints::{Checkpoints, resume_point};
 use super::data::TrainingData;
-use super::signals::Interrupt;
 use super::{End, Run, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
@@ -32,8 +31,6 @@ use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
 const MAX_BAD_STEPS: u64 = 20;
 
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
-    let interrupt = Interrupt::watch()
-        .map_err(|source| crate::report::Error::Write { path: plan.results_dir().to_owned(), source })?;
     if run.is_first() {
         checkpoints::remove_unfinished(plan)?;
     }
@@ -45,6 +42,9 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     }
     freeze(plan, &mut model, run)?;
     let mut data = open_data(plan, run)?;
+    if run.is_interrupted() {
+        return Ok(End::Interrupted);
+    }
 
     let batches = data.batches_per_epoch();
     let extra = stored_facts(plan, &data);
@@ -93,7 +93,6 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         events: if run.is_first() { Some(EventWriter::create(plan.results_dir(), 1)?) } else { None },
         checkpoints: Checkpoints::new(plan, extra),
         run,
-        interrupt,
         preview,
         waited: Rc::clone(&data.waited),
         world_size: collective.world_size(),
@@ -310,7 +309,6 @@ struct TrainHooks<'r> {
     training: Training,
     events: Option<EventWriter>,
     checkpoints: Checkpoints,
-    interrupt: Interrupt,
     preview: Option<Batch>,
     waited: Rc<Cell<Duration>>,
     world_size: usize,
@@ -349,7 +347,7 @@ impl Hooks<Error> for TrainHooks<'_> {
             self.training.say(&message);
             self.run.status.warning(&message)?;
         }
-        Ok(if self.interrupt.is_asked() { Control::Interrupt } else { Control::Continue })
+        Ok(if self.run.is_interrupted() { Control::Interrupt } else { Control::Continue })
     }
 
     fn validated(&mut self, trainer: &Trainer<'_>, metrics: &Metrics) -> Result<()> {

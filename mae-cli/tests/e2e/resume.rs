@@ -129,6 +129,30 @@ fn finished_runs_say_so(sandbox: &Sandbox, training: &[String]) {
     assert_eq!(files_below(&sandbox.path("parts")), before);
 }
 
+/// What keeps no state says that it was interrupted, and leaves no result that looks whole.
+#[test]
+fn interrupted_evaluations() {
+    let sandbox = Sandbox::new().with_specs().with_images(16, 1);
+    sandbox.mae("train -e finetune.yaml dataset.batch_size=80").passed();
+    for action in ["evaluate", "inference"] {
+        // 160 images of 224 pixels, one at a time: there is time to interrupt them.
+        let slow = "dataset.augmentation.input_size=224 dataset.batch_size=1";
+        let data = "dataset.val_data_sources=train dataset.test_data_sources=train";
+        let command = format!("{action} -e finetune.yaml {slow} {data}");
+        let mut run = sandbox.start(action, &command.split(' ').collect::<Vec<_>>());
+        let folder = sandbox.path("results/finetune").join(action);
+        run.wait_until("the checkpoint is loaded", || {
+            std::fs::read_to_string(folder.join("status.json")).is_ok_and(|text| text.contains("Loading"))
+        });
+        run.signal(Signal::TERM);
+        assert_eq!(run.wait().code(), Some(4), "{}", run.log());
+        let lines = status_lines(&folder.join("status.json"));
+        assert_eq!(lines.last().unwrap()["status"], "FAILURE");
+        assert!(lines.last().unwrap()["message"].as_str().unwrap().contains("was interrupted"));
+        assert_eq!(files_below(&folder), ["experiment.yaml", "status.json"]);
+    }
+}
+
 #[test]
 fn killed_in_mid_epoch() {
     let sandbox = sandbox();
