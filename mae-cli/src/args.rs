@@ -37,10 +37,14 @@ pub enum Command {
     /// Write an ONNX file
     Export(Overrides),
     /// Write a spec file with every default
-    DefaultSpecs(Overrides),
+    DefaultSpecs {
+        /// Only `results_dir=FOLDER` has a meaning here
+        #[arg(value_name = "KEY=VALUE")]
+        overrides: Vec<String>,
+    },
 }
 
-/// Overrides of the spec.
+/// Overrides of the spec, and options that Hydra's users know.
 #[derive(Debug, clap::Args)]
 pub struct Overrides {
     /// Values that win over the spec file, e.g. train.optim.lr=1e-4
@@ -100,7 +104,7 @@ impl Args {
             Command::Evaluate(given) => (Action::Evaluate, given),
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
-            Command::DefaultSpecs(given) => return Ok(Request::DefaultSpecs { overrides: given.overrides }),
+            Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
         };
         match self.spec {
             Some(spec) => Ok(match given {
@@ -142,7 +146,7 @@ where
 pub fn command() -> clap::Command {
     let mut command = Args::command().after_help(AFTER_HELP);
     for (name, example, keys) in HELP {
-        command = command.mut_subcommand(name, |sub| sub.after_help(format!("{}\n{example}", fields(keys))));
+        command = command.mut_subcommand(name, |sub| sub.after_help(format!("{}{example}", fields(keys))));
     }
     command
 }
@@ -227,7 +231,6 @@ Writes into results_dir/inference: experiment.yaml, status.json, results.csv (pa
             "export.batch_size",
             "export.opset_version",
             "export.head",
-            "export.verify",
         ],
     ),
     (
@@ -238,7 +241,7 @@ Writes into results_dir/inference: experiment.yaml, status.json, results.csv (pa
     ),
 ];
 
-/// Fields as lines of `key = default`, then the help text.
+/// Fields as lines of `key = default`, then the help text; an empty line at the end.
 fn fields(keys: &[&str]) -> String {
     let mut out = String::new();
     for key in keys {
@@ -248,8 +251,13 @@ fn fields(keys: &[&str]) -> String {
         if (2..=3).contains(&leaf.options.len()) {
             default = format!("{default} ({})", leaf.options.join(", "));
         }
-        let title = if out.is_empty() { "Fields (default):\n" } else { "" };
-        out.push_str(&format!("{title}  {key} = {default}\n      {}\n", row.help()));
+        if out.is_empty() {
+            out.push_str("Fields (default):\n");
+        }
+        out.push_str(&format!("  {key} = {default}\n      {}\n", row.help()));
+    }
+    if !out.is_empty() {
+        out.push('\n');
     }
     out
 }

@@ -16,6 +16,14 @@ pub enum Error {
     /// Images, archives, class folders.
     #[error(transparent)]
     Data(#[from] mae_data::Error),
+    /// What is wrong with what a key of the spec names.
+    #[error("{key}: {source}")]
+    At {
+        /// The key, with its value where the error does not show it.
+        key: String,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
     /// Classes of the data that do not fit the spec or each other.
     #[error("{problem}\n  help: {help}")]
     Classes {
@@ -33,6 +41,11 @@ pub enum Error {
     /// A file of the results folder.
     #[error(transparent)]
     Report(#[from] report::Error),
+    /// A checkpoint that could not be written.
+    #[error(
+        "the checkpoint was not saved: {0}\n  help: free space on the disk or choose another results_dir; the same command resumes from the last checkpoint that is complete"
+    )]
+    Save(#[source] mae_core::checkpoint::Error),
     /// A file that an action was told to use or to write.
     #[error("{key}: {problem}\n  help: {help}")]
     File {
@@ -54,24 +67,32 @@ pub enum Error {
 }
 
 impl Error {
+    /// Names the spec's key that led to the error.
+    pub fn at(self, key: impl Into<String>) -> Self {
+        Error::At { key: key.into(), source: Box::new(self) }
+    }
+
     /// The documented exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Error::At { source, .. } => source.exit_code(),
             Error::Spec(_) | Error::File { .. } => 1,
             Error::Core(error) if is_setting(error) => 1,
+            Error::Data(mae_data::Error::InvalidSetting { .. }) => 1,
             Error::Data(_) | Error::Classes { .. } => 3,
-            Error::Core(_) | Error::Dist(_) | Error::Report(_) | Error::Device { .. } => 2,
+            Error::Core(_) | Error::Dist(_) | Error::Report(_) | Error::Save(_) | Error::Device { .. } => 2,
         }
     }
 
     /// How `status.json` calls it.
     pub fn failure(&self) -> Failure {
         match self {
+            Error::At { source, .. } => source.failure(),
             Error::Spec(_) => Failure::Configuration,
             Error::File { .. } | Error::Classes { .. } => Failure::Parameter,
             Error::Core(error) if is_setting(error) => Failure::Parameter,
-            Error::Data(_) => Failure::FileSystem,
-            Error::Report(_) => Failure::FileSystem,
+            Error::Data(mae_data::Error::InvalidSetting { .. }) => Failure::Parameter,
+            Error::Data(_) | Error::Report(_) | Error::Save(_) => Failure::FileSystem,
             Error::Core(_) | Error::Dist(_) | Error::Device { .. } => Failure::Runtime,
         }
     }
@@ -82,7 +103,12 @@ fn is_setting(error: &mae_core::Error) -> bool {
     use mae_core::Error as Core;
     matches!(
         error,
-        Core::UnknownArch { .. } | Core::InputSize { .. } | Core::MaskRatio { .. } | Core::Setting { .. } | Core::Checkpoint(_)
+        Core::UnknownArch { .. }
+            | Core::InputSize { .. }
+            | Core::MaskRatio { .. }
+            | Core::Setting { .. }
+            | Core::Onnx { .. }
+            | Core::Checkpoint(_)
     )
 }
 

@@ -1,5 +1,6 @@
 //! The `mae` binary: reads the command line, runs one action, ends with its documented exit code.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use mae_cli::actions::{self, End};
@@ -14,8 +15,14 @@ const INTERRUPTED: u8 = 4;
 fn main() -> ExitCode {
     actions::prepare_device();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("MAE_LOG").unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MAE_LOG").unwrap_or_else(|_| "warn".into()),
+        )
         .with_writer(std::io::stderr)
+        // Most users see one or two such lines in their life: they read like the other lines, not like a log.
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
         .init();
     let arguments = match args::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
@@ -47,7 +54,8 @@ fn run(request: Request) -> Result<u8, Error> {
         }
         Request::Show { action, spec, overrides, resolve, package } => {
             let composed = spec::compose(Some(&spec), &overrides)?;
-            let spec_name = spec.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            let spec_name =
+                spec.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             let env = |name: &str| std::env::var(name).ok();
             let context = Context { env: &env, spec_name: &spec_name, action: action.name() };
             print(&composed.show(resolve.then_some(&context), package.as_deref())?);

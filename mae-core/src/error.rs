@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-/// What can go wrong in `mae-core`. Every message says what was expected, what was found, where, and what to do.
+/// What can go wrong in `mae-core`. Every message says what was expected, what was found and where; what to do is a line
+/// of its own, `help: …`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -23,7 +24,9 @@ pub enum Error {
         known: String,
     },
     /// The architecture cannot work at this image size.
-    #[error("{arch} cannot work at {height}x{width} pixels: {rule}; the nearest legal sizes are {nearest}")]
+    #[error(
+        "{arch} cannot work at {height}x{width} pixels: {rule}\n  help: the nearest legal sizes are {nearest}"
+    )]
     InputSize {
         /// The architecture.
         arch: String,
@@ -38,7 +41,7 @@ pub enum Error {
     },
     /// No patch would be kept, or none masked.
     #[error(
-        "mask_ratio {ratio} keeps {kept} of {total} patches: choose a ratio that keeps at least one patch and masks at least one"
+        "a mask ratio of {ratio} keeps {kept} of {total} patches, and at least one must be kept and one masked\n  help: set another train.mask_ratio, or a larger dataset.augmentation.input_size, which gives more patches"
     )]
     MaskRatio {
         /// The ratio asked for.
@@ -67,7 +70,7 @@ pub enum Error {
         nearest: String,
     },
     /// A setting contradicts another or the model.
-    #[error("{key}: {problem}. {remedy}")]
+    #[error("{key}: {problem}\n  help: {remedy}")]
     Setting {
         /// The spec's key.
         key: String,
@@ -78,8 +81,7 @@ pub enum Error {
     },
     /// The loss or the gradients were not finite for too many steps in a row.
     #[error(
-        "the {what} was not finite for {steps} steps in a row (step {step}); lower train.optim.lr, or train in fp32. \
-         The last good checkpoint is kept"
+        "the {what} was not finite for {steps} steps in a row (step {step}); the last good checkpoint is kept\n  help: lower train.optim.lr, or train in fp32"
     )]
     NotFinite {
         /// `loss` or `gradient norm`.
@@ -106,7 +108,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// What is asked for cannot be written as ONNX.
-    #[error("ONNX export: {problem}. {remedy}")]
+    #[error("ONNX export: {problem}\n  help: {remedy}")]
     Onnx {
         /// What is wrong.
         problem: String,

@@ -45,7 +45,7 @@ pub struct Model {
 #[derive(Debug)]
 pub enum Network {
     /// Reconstructs hidden patches.
-    Pretrain(MaskedAutoencoder),
+    Pretrain(Box<MaskedAutoencoder>),
     /// Classifies.
     Classify(Classifier),
 }
@@ -63,7 +63,7 @@ impl Model {
         device: Device,
     ) -> Result<Self> {
         let root = Declare::root();
-        let network = Network::Pretrain(MaskedAutoencoder::declare(&root, arch, size, config)?);
+        let network = Network::Pretrain(Box::new(MaskedAutoencoder::declare(&root, arch, size, config)?));
         Ok(Model { arch, size, network, params: Params::new(root.into_specs(), seed, device)? })
     }
 
@@ -138,7 +138,10 @@ impl Model {
     /// # Errors
     /// When a tensor cannot be viewed.
     pub fn state_dict(&self) -> Result<Vec<(String, TensorView)>> {
-        self.params.iter().map(|(_, spec, tensor)| Ok((spec.name.clone(), TensorView::deferred(tensor)?))).collect()
+        self.params
+            .iter()
+            .map(|(_, spec, tensor)| Ok((spec.name.clone(), TensorView::deferred(tensor)?)))
+            .collect()
     }
 
     /// Loads the weights of a checkpoint, ours or another project's.
@@ -173,6 +176,6 @@ fn wrong_stage(stage: &str, found: &str) -> Error {
     Error::Setting {
         key: "train.stage".into(),
         problem: format!("this needs a model of stage {stage}, found {found}"),
-        remedy: format!("Use a checkpoint and a spec of stage {stage}"),
+        remedy: format!("use a checkpoint and a spec of stage {stage}"),
     }
 }

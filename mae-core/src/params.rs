@@ -105,8 +105,8 @@ impl Params {
     /// # Errors
     /// When libtorch has no memory for them.
     pub fn new(specs: Vec<ParamSpec>, seed: u64, device: Device) -> Result<Self> {
-        let mut initializer = Initializer::new(seed);
-        Self::filled(specs, device, |spec| initializer.tensor(spec))
+        let initializer = Initializer::new(seed);
+        Self::filled(specs, device, |spec| initializer.tensor(&spec.name, &spec.shape, &spec.init))
     }
 
     /// Fills the declared parameters by a rule of the caller's; each tensor must have its spec's shape.

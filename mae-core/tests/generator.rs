@@ -1,5 +1,12 @@
 //! The generator that the golden tests depend on, checked bit for bit.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed expectation is a failed test"
+)]
+
 mod common;
 
 use common::{image, noise, parameter, read_json};

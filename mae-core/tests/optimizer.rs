@@ -1,5 +1,12 @@
 //! Parameter groups, schedules and whole training trajectories against the goldens (recorded from Lightning).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed expectation is a failed test"
+)]
+
 mod common;
 
 use common::{golden_params, image, l2, noise, number, read_json, relative};
@@ -22,7 +29,9 @@ const TRAJECTORY_NORM: f64 = 1e-5;
 fn table(arch: &Arch, stage: &str, num_classes: i64, salt: &str) -> (Network, Params) {
     let root = Declare::root();
     let network = if stage == "pretrain" {
-        Network::Pretrain(MaskedAutoencoder::declare(&root, arch, (224, 224), PretrainConfig::default()).unwrap())
+        Network::Pretrain(
+            MaskedAutoencoder::declare(&root, arch, (224, 224), PretrainConfig::default()).unwrap().into(),
+        )
     } else {
         let config = ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Finetune };
         Network::Classify(Classifier::declare(&root, arch, (224, 224), &config).unwrap())
@@ -47,13 +56,19 @@ fn parameter_groups_equal_upstreams() {
         let Ok(arch) = Arch::by_name(name) else { continue };
         for (case, expected) in cases.as_object().unwrap() {
             let stage = if case.starts_with("pretrain") { "pretrain" } else { "finetune" };
-            let layer_decay = case.split_once("layer_decay_").map_or(0.75, |(_, decay)| decay.parse().unwrap());
+            let layer_decay =
+                case.split_once("layer_decay_").map_or(0.75, |(_, decay)| decay.parse().unwrap());
             let (_, mut params) = table(arch, stage, 10, "");
             if let Some((_, freeze)) = case.split_once("freeze_") {
                 let modules: Vec<String> = freeze.split('+').map(str::to_owned).collect();
                 params.freeze(&modules).unwrap();
             }
-            check_groups(&params, expected, tao_rule(stage, arch.family, layer_decay), &format!("{name} {case}"));
+            check_groups(
+                &params,
+                expected,
+                tao_rule(stage, arch.family, layer_decay),
+                &format!("{name} {case}"),
+            );
             checked += 1;
         }
     }
@@ -79,7 +94,10 @@ fn check_groups(params: &Params, expected: &Value, rule: GroupRule, what: &str) 
     for (index, group) in groups.iter().enumerate() {
         for (place, &id) in group.params.iter().enumerate() {
             let row = &members[&params.spec(id).name];
-            assert_eq!((row["group"].as_u64(), row["index_in_group"].as_u64()), (Some(index as u64), Some(place as u64)));
+            assert_eq!(
+                (row["group"].as_u64(), row["index_in_group"].as_u64()),
+                (Some(index as u64), Some(place as u64))
+            );
             count += 1;
         }
     }
@@ -90,7 +108,12 @@ fn check_groups(params: &Params, expected: &Value, rule: GroupRule, what: &str) 
 fn layer_decay_scales_the_step_when_it_is_applied() {
     let arch = Arch::by_name("convnextv2_atto").unwrap();
     let (_, params) = table(arch, "finetune", 10, "");
-    let rule = GroupRule::Finetune { family: arch.family, layer_decay: 0.5, applied: true, backbone_multiplier: 0.1 };
+    let rule = GroupRule::Finetune {
+        family: arch.family,
+        layer_decay: 0.5,
+        applied: true,
+        backbone_multiplier: 0.1,
+    };
     let groups = param_groups(&params, 0.0, rule);
     let scale = |name: &str| {
         let id = params.id(name).unwrap();
@@ -121,12 +144,19 @@ fn schedules_equal_upstreams() {
         };
         for (step, lr) in case["lr_per_step"].as_array().unwrap().iter().enumerate() {
             let ours = schedule.lr(0, step as u64);
-            assert!((ours - number(lr)).abs() < 1e-15 + 1e-12 * number(lr), "{case} step {step}: {ours} {lr}");
+            assert!(
+                (ours - number(lr)).abs() < 1e-15 + 1e-12 * number(lr),
+                "{case} step {step}: {ours} {lr}"
+            );
         }
     }
     for case in golden["estimated_stepping_batches"].as_array().unwrap() {
         let field = |key: &str| case[key].as_u64().unwrap();
-        let ours = estimated_steps(field("batches_per_epoch"), field("accumulate_grad_batches"), field("max_epochs"));
+        let ours = estimated_steps(
+            field("batches_per_epoch"),
+            field("accumulate_grad_batches"),
+            field("max_epochs"),
+        );
         assert_eq!(ours, field("estimated_stepping_batches"), "{case}");
     }
 }
@@ -167,7 +197,7 @@ fn check_trajectory(name: &str, case: &Value) {
         },
         _ => LrSchedule::MultiStep { lr, milestones: vec![88, 96], gamma: 0.1 },
     };
-    let smoothing = config["smoothing"].as_f64().or(config["label_smoothing"].as_f64()).unwrap_or(0.1);
+    let smoothing = config["dataset__augmentation__smoothing"].as_f64().unwrap_or(0.1);
     let trainer_config = TrainerConfig {
         seed: 0,
         precision: Precision::Fp32,
@@ -203,7 +233,10 @@ fn check_trajectory(name: &str, case: &Value) {
     }
     let golden = |key: &str| -> Vec<f64> { case[key].as_array().unwrap().iter().map(number).collect() };
     for (n, (ours, theirs)) in losses.iter().zip(golden("losses")).enumerate() {
-        assert!(relative(*ours, theirs, 0.0) < TRAJECTORY_LOSS, "{name} batch {n}: loss {ours}, expected {theirs}");
+        assert!(
+            relative(*ours, theirs, 0.0) < TRAJECTORY_LOSS,
+            "{name} batch {n}: loss {ours}, expected {theirs}"
+        );
     }
     for (n, (ours, theirs)) in rates.iter().zip(golden("lr_used")).enumerate() {
         assert!(relative(*ours, theirs, 1e-12) < 1e-9, "{name} step {n}: lr {ours}, expected {theirs}");
@@ -249,12 +282,12 @@ fn a_saved_training_goes_on_as_if_it_had_never_stopped() {
         valid: 3,
     };
     let mut whole = new();
-    (0..6).for_each(|n| drop(whole.train_batch(&batch(n), false).unwrap()));
+    (0..6).for_each(|n| _ = whole.train_batch(&batch(n), false).unwrap());
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("half.pth");
     let mut half = new();
-    (0..4).for_each(|n| drop(half.train_batch(&batch(n), false).unwrap()));
+    (0..4).for_each(|n| _ = half.train_batch(&batch(n), false).unwrap());
     mae_core::checkpoint::write(&path, &half.checkpoint(false, vec![]).unwrap().to_value()).unwrap();
     drop(half);
     let file = mae_core::checkpoint::Checkpoint::open(&path).unwrap();
@@ -262,7 +295,7 @@ fn a_saved_training_goes_on_as_if_it_had_never_stopped() {
     let mut resumed = new();
     resumed.resume(&contents).unwrap();
     assert_eq!((resumed.cursor().batch, resumed.cursor().step), (4, 2));
-    (4..6).for_each(|n| drop(resumed.train_batch(&batch(n), false).unwrap()));
+    (4..6).for_each(|n| _ = resumed.train_batch(&batch(n), false).unwrap());
 
     assert_eq!(resumed.cursor(), whole.cursor());
     for ((_, spec, a), (_, _, b)) in whole.model.params.iter().zip(resumed.model.params.iter()) {

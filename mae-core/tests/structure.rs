@@ -1,5 +1,12 @@
 //! Names, shapes, order and trainability of every architecture in every role equal the catalogue of the goldens.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed expectation is a failed test"
+)]
+
 mod common;
 
 use common::read_json;

@@ -43,7 +43,7 @@ pub enum Error {
     },
 
     /// A source without a single usable sample.
-    #[error("{path} has no training sample: {found}\n  help: {help}")]
+    #[error("found no image in {path}: {found}\n  help: {help}")]
     Empty {
         /// The folder or archive.
         path: PathBuf,
@@ -51,6 +51,17 @@ pub enum Error {
         found: String,
         /// What the layout needs.
         help: &'static str,
+    },
+
+    /// Images, but none of them in a folder that would be its class.
+    #[error(
+        "{path} has no image in a class folder, only at the top: {images}\n  help: put the images of each class into a folder named after it, as in CLASS/image.jpg"
+    )]
+    NoClassFolder {
+        /// The folder or archive.
+        path: PathBuf,
+        /// How many images lie at the top.
+        images: usize,
     },
 
     /// Class folders without any image.
@@ -67,9 +78,11 @@ pub enum Error {
     },
 
     /// An archive that ends too early.
-    #[error("{archive} is cut off at byte {at} {}\n  help: {}; download or pack the archive again",
-        if *.compressed { "of the unpacked stream" } else { "of the file" },
-        match .last_member { Some(name) => format!("the last whole member is {name}"), None => "not one member is whole".to_owned() })]
+    #[error(
+        "{archive} is cut off at byte {at} of the {}; {}\n  help: download or pack the archive again",
+        stream(*.compressed),
+        last_whole(.last_member)
+    )]
     Truncated {
         /// The archive.
         archive: PathBuf,
@@ -81,10 +94,12 @@ pub enum Error {
         last_member: Option<String>,
     },
 
-    /// An archive that is damaged or no tar archive at all.
-    #[error("{archive} is damaged at byte {at}{}: {detail}\n  help: {}; download or pack the archive again",
-        if *.compressed { " of the unpacked stream" } else { "" },
-        match .last_member { Some(name) => format!("the last whole member is {name}"), None => "is it a tar archive at all?".to_owned() })]
+    /// An archive that is damaged.
+    #[error(
+        "{archive} is damaged at byte {at} of the {} ({detail}); {}\n  help: download or pack the archive again",
+        stream(*.compressed),
+        last_whole(.last_member)
+    )]
     Damaged {
         /// The archive.
         archive: PathBuf,
@@ -227,6 +242,17 @@ impl Error {
 
     pub(crate) fn setting(field: &'static str, found: impl ToString, expected: impl ToString) -> Self {
         Self::InvalidSetting { field, found: found.to_string(), expected: expected.to_string() }
+    }
+}
+
+fn stream(compressed: bool) -> &'static str {
+    if compressed { "unpacked stream" } else { "file" }
+}
+
+fn last_whole(member: &Option<String>) -> String {
+    match member {
+        Some(name) => format!("the last whole member is {name}"),
+        None => "not one member is whole".to_owned(),
     }
 }
 

@@ -33,6 +33,8 @@ pub mod loader;
 pub mod rng;
 pub mod source;
 mod sys;
+#[cfg(test)]
+mod testing;
 pub mod transform;
 
 pub use augment::{Augmentation, Interpolation, Mixup, MixupMode};

@@ -88,12 +88,14 @@ int mae_dist_init() {
 
 // ---- Store
 
-int mae_dist_tcp_store_new(const char* host, uint16_t port, int is_server, int64_t world_size,
+// A server listens on `listen_fd`, which it takes over, or on all addresses of the machine if that is -1.
+int mae_dist_tcp_store_new(const char* host, uint16_t port, int is_server, int listen_fd, int64_t world_size,
                            int wait_for_workers, int64_t timeout_ms, MaeStore** out) {
   return mae_dist_guard([&] {
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = is_server != 0;
+    if (listen_fd >= 0) options.masterListenFd = listen_fd;
     if (world_size > 0) options.numWorkers = static_cast<size_t>(world_size);
     options.waitWorkers = wait_for_workers != 0;
     options.timeout = milliseconds(timeout_ms);

@@ -1,7 +1,7 @@
 //! `mae-core`'s [`Collective`] on a gloo group.
 //!
-//! Tensors are averaged in buckets: copied one after the other into a flat buffer, reduced in one
-//! operation, and copied back while the next bucket is under way.
+//! [`GlooCollective`] meets the other workers, averages gradients in buckets, and says after a failure
+//! which ranks are missing.
 #![forbid(unsafe_code)]
 
 mod bucket;
@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::c10d::{GlooOptions, ProcessGroup, ReduceOp, Store, StoreRole, TcpStoreOptions};
 use crate::env::Worker;
-use crate::error::DistError;
+use crate::error::{DistError, Failure};
 use bucket::Buckets;
 use diagnosis::Members;
 
@@ -142,18 +142,12 @@ impl GlooCollective {
             }
         };
         run(group).map_err(|error| {
-            let mut error = self.error(operation, error);
+            let (what, remedy) = explain(error);
             // Dropping the group closes its connections: ranks that wait for this one fail now.
-            *state = State::Failed(format!("{}: {}", error.operation, error.reason));
-            if let Some(missing) = self.members.missing() {
-                error.reason = format!("{}; {missing}", error.reason);
-            }
-            error
+            *state = State::Failed(format!("{operation}: {what}"));
+            let reason = format!("{what}; {}", self.members.missing().unwrap_or(remedy));
+            CollectiveError { operation, rank: self.rank, reason }
         })
-    }
-
-    fn error(&self, operation: &'static str, error: DistError) -> CollectiveError {
-        CollectiveError { operation, rank: self.rank, reason: error.to_string() }
     }
 
     /// Refuses tensors that gloo cannot take, before anything is sent.
@@ -164,12 +158,14 @@ impl GlooCollective {
         expected: &'static str,
         takes: impl Fn(Kind) -> bool,
     ) -> Result<(), CollectiveError> {
-        let wrong = |tensor: &Tensor| tensor.device() != Device::Cpu || !takes(tensor.kind());
+        let wrong =
+            |tensor: &Tensor| !tensor.defined() || tensor.device() != Device::Cpu || !takes(tensor.kind());
         match tensors.iter().position(wrong) {
             None => Ok(()),
             Some(index) => {
                 let found = describe(&tensors[index]);
-                Err(self.error(operation, DistError::Tensor { operation, index, expected, found }))
+                let reason = format!("tensor {index}: expected {expected}, found {found}");
+                Err(CollectiveError { operation, rank: self.rank, reason })
             }
         }
     }
@@ -268,7 +264,20 @@ impl Collective for GlooCollective {
     }
 }
 
+/// What happened on which host, and what to do about it. Operation and rank are named elsewhere.
+fn explain(error: DistError) -> (String, String) {
+    match error {
+        DistError::Operation { origin, failure, reason, .. } => {
+            (format!("{reason} (on {})", origin.host), failure.remedy().to_owned())
+        }
+        other => (other.to_string(), Failure::Other.remedy().to_owned()),
+    }
+}
+
 fn describe(tensor: &Tensor) -> String {
+    if !tensor.defined() {
+        return "an undefined tensor".into();
+    }
     format!("{:?} {:?} on {:?}", tensor.kind(), tensor.size(), tensor.device())
 }
 

@@ -80,6 +80,34 @@ pub enum DistError {
         /// What c10d or gloo said.
         reason: String,
     },
+    /// A worker could not be started.
+    #[error(
+        "launcher on {host}: starting {program} for rank {rank} failed: {reason}; check that it can be executed and that memory and processes are not exhausted"
+    )]
+    Spawn {
+        /// The machine.
+        host: String,
+        /// The program.
+        program: String,
+        /// The worker's rank.
+        rank: usize,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// A worker ended before its work was done. The others were ended too.
+    #[error("rank {rank} on {host} {ended}; the other workers of this node were stopped{}", last_words(.last_line))]
+    Worker {
+        /// The rank of the worker that failed first.
+        rank: usize,
+        /// The machine.
+        host: String,
+        /// How it ended, such as `exited with code 2` or `was killed by signal 9 (SIGKILL)`.
+        ended: String,
+        /// Its exit code; none if it was killed by a signal.
+        code: Option<i32>,
+        /// The last line it wrote to standard error, if any.
+        last_line: String,
+    },
     /// A tensor that the operation cannot take.
     #[error("{operation}: tensor {index}: expected {expected}, found {found}")]
     Tensor {
@@ -128,7 +156,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn remedy(self) -> &'static str {
+    pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::LostPeer => "a process of the run has ended or cannot be reached: its own log says why",
             Self::Timeout => {
@@ -152,6 +180,10 @@ impl Failure {
             }
         }
     }
+}
+
+fn last_words(line: &str) -> String {
+    if line.is_empty() { String::new() } else { format!("; its last words: {line}") }
 }
 
 fn list(names: &[&str]) -> String {

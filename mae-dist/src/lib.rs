@@ -1,7 +1,7 @@
 //! From one process to many: how the processes of a run find each other and compute together, on
 //! libtorch's own c10d.
 //!
-//! - [`env`]: what the environment says this process is: alone, a worker, or a node's launcher.
+//! - [`env`](mod@env): what the environment says this process is: alone, a worker, or a node's launcher.
 //! - [`launch`]: starts a node's workers, passes on their output, and leaves no orphan behind.
 //! - [`c10d`]: stores, process groups and collective operations; the C++ shim and its safe wrapper.
 //! - [`collective`]: `mae-core`'s [`Collective`](mae_core::engine::Collective) on a gloo group.
@@ -18,7 +18,7 @@ pub mod launch;
 pub use collective::{GlooCollective, GlooCollectiveOptions};
 pub use env::{Environment, NodeLauncher, Role, Worker};
 pub use error::{DistError, Failure, Origin};
-pub use launch::{LocalLauncher, Stream};
+pub use launch::{Ended, Line, LocalLauncher, Stream, follow_launcher};
 
 /// The name of this machine, as errors show it.
 pub(crate) fn host_name() -> String {

@@ -1,13 +1,14 @@
 //! The checkpoints of a results folder: their names, the link to the latest, and what a run resumes from.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use mae_core::checkpoint::lightning::{CheckpointContents, ModelCheckpoint};
-use mae_core::checkpoint::{self, Checkpoint, Value};
+use mae_core::checkpoint::{self, Value};
 use mae_core::engine::{SaveReason, Trainer};
 
 use super::model;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::spec::Plan;
 use crate::spec::schema::IntervalUnit;
 
@@ -49,11 +50,26 @@ impl Checkpoints {
             best_model_path: text(&path),
             last_model_path: if self.has_written { text(&self.link) } else { String::new() },
         });
-        checkpoint::write(&path, &contents.to_value())?;
-        checkpoint::swap_symlink(&self.link, &name)?;
+        checkpoint::write(&path, &contents.to_value()).map_err(Error::Save)?;
+        checkpoint::swap_symlink(&self.link, &name).map_err(Error::Save)?;
         self.has_written = true;
         Ok(path)
     }
+}
+
+/// Removes what a run that was killed while it wrote a checkpoint has left; a large model leaves gigabytes.
+pub(super) fn remove_unfinished(plan: &Plan) -> Result<()> {
+    let folder = plan.results_dir();
+    let failed = |source| crate::report::Error::Write { path: folder.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.contains(".pth.") && name.ends_with(".tmp") {
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// `<results folder>/<arch>_latest.pth`.
@@ -71,9 +87,14 @@ pub(super) fn resume_point(plan: &Plan) -> Result<Option<(PathBuf, CheckpointCon
             None => return Ok(None),
         },
     };
-    let key = if named.is_some() { "train.resume_training_checkpoint_path" } else { "results_dir" };
-    let file: Checkpoint = model::open(key, &path.to_string_lossy())?;
-    model::agree(plan, key, &file)?;
-    let contents = CheckpointContents::from_value(file.root())?;
+    let (key, other) = match named {
+        Some(_) => ("train.resume_training_checkpoint_path", "give another checkpoint"),
+        None => ("results_dir", "choose another results_dir"),
+    };
+    let text = path.to_string_lossy();
+    let file = model::open(key, &text)?;
+    model::agree(plan, key, &text, &file, other)?;
+    let contents = CheckpointContents::from_value(file.root())
+        .map_err(|e| Error::from(e).at(format!("{key}: {text}")))?;
     Ok(Some((path, contents)))
 }

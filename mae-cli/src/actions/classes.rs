@@ -40,8 +40,10 @@ pub(super) fn agree(trained: &[String], key: &str, dataset: &Dataset) -> Result<
     if trained.is_empty() || dataset.classes() == trained {
         return Ok(());
     }
-    let missing: Vec<_> = trained.iter().filter(|class| !dataset.classes().contains(class)).cloned().collect();
-    let unknown: Vec<_> = dataset.classes().iter().filter(|class| !trained.contains(class)).cloned().collect();
+    let missing: Vec<_> =
+        trained.iter().filter(|class| !dataset.classes().contains(class)).cloned().collect();
+    let unknown: Vec<_> =
+        dataset.classes().iter().filter(|class| !trained.contains(class)).cloned().collect();
     Err(Error::Classes {
         problem: format!(
             "the class folders of {key} = {} are not those that the model was trained on ({} missing: {}; {} unknown: {}), \

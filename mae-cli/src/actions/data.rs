@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use mae_core::engine::{self, Data};
 use mae_data::{
-    Augmentation, BadSample, CropRule, Dataset, Interpolation, Layout, Loader, LoaderOptions, Mixup, MixupMode, OpenOptions,
-    Pipeline,
+    Augmentation, BadSample, CropRule, Dataset, Interpolation, Layout, Loader, LoaderOptions, Mixup,
+    MixupMode, OpenOptions, Pipeline,
 };
 use tch::{Device, Tensor};
 
@@ -21,8 +21,14 @@ use crate::spec::schema::{self, Compat, Stage};
 
 type Batches<'a> = Box<dyn Iterator<Item = Result<engine::Batch>> + 'a>;
 
-/// Opens a data source, with progress while an archive is unpacked for the first time.
-pub(super) fn open(plan: &Plan, source: &str, layout: Layout, progress: &Progress) -> Result<Arc<Dataset>> {
+/// Opens the data source that `key` of the spec names, with progress while an archive is unpacked for the first time.
+pub(super) fn open(
+    plan: &Plan,
+    key: &str,
+    source: &str,
+    layout: Layout,
+    progress: &Progress,
+) -> Result<Arc<Dataset>> {
     let mut options = OpenOptions::default();
     if let Some(folder) = &plan.dataset.cache_dir {
         options.cache_dir = PathBuf::from(folder);
@@ -34,7 +40,7 @@ pub(super) fn open(plan: &Plan, source: &str, layout: Layout, progress: &Progres
         let title = || format!("Unpacking {} once", at.archive);
         task.get_or_insert_with(|| reporter.bytes(&title(), at.bytes_total)).at(at.bytes_done);
     }));
-    let dataset = Dataset::open(source, layout, &options)?;
+    let dataset = Dataset::open(source, layout, &options).map_err(|error| Error::from(error).at(key))?;
     if let Ok(mut task) = task.lock()
         && let Some(task) = task.take()
     {
@@ -116,7 +122,11 @@ fn options(plan: &Plan, run: &Run) -> LoaderOptions {
         batch_size: plan.batch_size(),
         seed: plan.train.seed as u64,
         // Unset, the loader takes what the machine has.
-        threads: if plan.is_set("dataset.num_workers_per_gpu") { plan.dataset.num_workers_per_gpu.max(1) } else { 0 },
+        threads: if plan.is_set("dataset.num_workers_per_gpu") {
+            plan.dataset.num_workers_per_gpu.max(1)
+        } else {
+            0
+        },
         rank: run.collective().rank(),
         world_size: run.collective().world_size(),
         max_bad_fraction: plan.dataset.max_bad_fraction,
@@ -131,7 +141,8 @@ pub(super) fn to_device(batch: mae_data::Batch, device: Device) -> Result<engine
     };
     let shape = batch.shape.map(|side| side as i64);
     let rows = shape[0];
-    let labels = (!batch.labels.contains(&-1)).then(|| tensor(Tensor::f_from_slice(&batch.labels))).transpose()?;
+    let labels =
+        (!batch.labels.contains(&-1)).then(|| tensor(Tensor::f_from_slice(&batch.labels))).transpose()?;
     let targets = batch
         .targets
         .map(|targets| tensor(Tensor::f_from_slice(&targets).and_then(|t| t.f_reshape([rows, -1]))))
@@ -144,6 +155,23 @@ pub(super) fn to_device(batch: mae_data::Batch, device: Device) -> Result<engine
         samples: batch.samples,
         valid: batch.valid as i64,
     })
+}
+
+/// A loader's batch as tensors on `device`, with the images that count alone: no padding, no stand-ins for images that
+/// could not be read.
+pub(super) fn counted_to_device(mut batch: mae_data::Batch, device: Device) -> Result<engine::Batch> {
+    let counts = |place: &usize| *place < batch.valid && !batch.replaced.contains(place);
+    let kept: Vec<usize> = (0..batch.samples.len()).filter(counts).collect();
+    if kept.len() < batch.samples.len() {
+        let pixels = batch.images.len() / batch.samples.len();
+        batch.images =
+            kept.iter().flat_map(|&i| &batch.images[i * pixels..(i + 1) * pixels]).copied().collect();
+        batch.labels = kept.iter().map(|&i| batch.labels[i]).collect();
+        batch.samples = kept.iter().map(|&i| batch.samples[i]).collect();
+        batch.shape[0] = kept.len();
+        batch.valid = kept.len();
+    }
+    to_device(batch, device)
 }
 
 /// The data of a training.
@@ -175,26 +203,35 @@ impl Data<Error> for TrainingData {
         let Some(loader) = &self.validation else { return Ok(None) };
         let device = self.device;
         let batches = loader.epoch(0, 0);
-        Ok(Some(Box::new(batches.map(move |batch| to_device(batch?, device)))))
+        Ok(Some(Box::new(batches.map(move |batch| counted_to_device(batch?, device)))))
     }
 }
 
-/// Says which images could not be read, and leaves their list in `bad_samples.csv`.
-pub(super) fn report_bad_samples(plan: &Plan, bad: &[BadSample], progress: &Progress) -> Result<()> {
+/// Says which images of these loaders could not be read, and leaves their list in `bad_samples.csv`.
+pub(super) fn report_bad_samples(plan: &Plan, loaders: &[&Loader], progress: &Progress) -> Result<()> {
+    let bad: Vec<BadSample> = loaders.iter().flat_map(|loader| loader.bad_samples()).collect();
     if bad.is_empty() {
         return Ok(());
     }
     let path = plan.results_dir().join("bad_samples.csv");
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let rows = std::iter::once(["path".to_owned(), "replaced".to_owned(), "reason".to_owned()])
-        .chain(bad.iter().map(|sample| [sample.name.clone(), sample.replaced.to_string(), sample.reason.clone()]));
+    let rows = std::iter::once(["path".to_owned(), "replaced".to_owned(), "reason".to_owned()]).chain(
+        bad.iter().map(|sample| [sample.name.clone(), sample.replaced.to_string(), sample.reason.clone()]),
+    );
     for row in rows {
         writer.write_record(row).map_err(|error| write_error(&path, error.to_string()))?;
     }
     let bytes = writer.into_inner().map_err(|error| write_error(&path, error.to_string()))?;
     super::run::write_atomically(&path, &bytes)?;
-    let list = path.display();
-    progress.say(&format!("{} images could not be read in full, first {}; all are in {list}", bad.len(), bad[0].name));
+    let count = match bad.len() {
+        1 => "1 image".to_owned(),
+        count => format!("{count} images"),
+    };
+    progress.say(&format!(
+        "{count} could not be read, or not in full, first {}: see {}",
+        bad[0].name,
+        path.display()
+    ));
     Ok(())
 }
 

@@ -6,38 +6,50 @@ use mae_data::Layout;
 
 use super::{Run, classes, data, model};
 use crate::error::Result;
+use crate::report::tensorboard::EventWriter;
 use crate::spec::Plan;
 use crate::spec::schema::Stage;
 
 pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<()> {
     let finetune = plan.train.stage == Stage::Finetune;
     let layout = if finetune { Layout::ImageFolder } else { Layout::Flat };
-    let dataset = data::open(plan, &plan.dataset.val_data_sources, layout, &run.progress)?;
-    if finetune {
-        classes::fit_the_model(plan, "dataset.val_data_sources", &dataset, &run.progress)?;
-    }
+    // First what is checked in no time: an archive may have to be unpacked.
     let (model, checkpoint) = model::restore(plan, run)?;
+    let key = "dataset.val_data_sources";
+    let dataset = data::open(plan, key, &plan.dataset.val_data_sources, layout, &run.progress)?;
     if finetune {
-        classes::agree(&model::stored_classes(&checkpoint), "dataset.val_data_sources", &dataset)?;
+        classes::fit_the_model(plan, key, &dataset, &run.progress)?;
+        classes::agree(&model::stored_classes(&checkpoint), key, &dataset)?;
     }
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run)?;
     let mut evaluation = Evaluation::new(&model, Precision::Fp32, plan.train.seed as u64);
     let mut task = run.progress.items("Evaluating", total as u64);
     let mut done = 0;
-    for batch in loader.epoch(0, 0) {
-        let batch = data::to_device(batch?, run.device)?;
+    let result = loader.epoch(0, 0).try_for_each(|batch| -> Result<()> {
+        let batch = data::counted_to_device(batch?, run.device)?;
         evaluation.add(&batch)?;
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));
-    }
+        Ok(())
+    });
+    data::report_bad_samples(plan, &[&loader], &run.progress)?;
+    result?;
     let metrics = evaluation.finish(run.collective())?;
     let mut summary = format!("{} images: val_loss {:.4}", metrics.samples, metrics.loss);
     if let (Some(top1), Some(top5)) = (metrics.accuracy, metrics.accuracy_top5) {
         summary.push_str(&format!(", accuracy {top1:.4}, among the first five {top5:.4}"));
     }
     task.finish(&summary);
-    data::report_bad_samples(plan, &loader.bad_samples(), &run.progress)?;
+    if run.is_first() {
+        // As upstream: a version of its own, at step 0.
+        let mut events = EventWriter::create(plan.results_dir(), 0)?;
+        events.scalar("val_loss", 0, metrics.loss)?;
+        if let Some(accuracy) = metrics.accuracy {
+            events.scalar("acc", 0, accuracy)?;
+        }
+        events.scalar("epoch", 0, 0.0)?;
+    }
     run.status.tested(metrics.loss, metrics.accuracy)?;
     Ok(())
 }

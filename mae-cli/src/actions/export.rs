@@ -24,18 +24,20 @@ pub(super) fn export(plan: &Plan, run: &mut Run) -> Result<()> {
     let arch = Arch::by_name(&plan.model.arch)?;
     let (height, width) = plan.export_size();
     let size = (height as i64, width as i64);
-    let checkpoint = model::open("export.checkpoint", plan.checkpoint())?;
-    run.status.loading_checkpoint(plan.checkpoint())?;
-    model::agree(plan, "export.checkpoint", &checkpoint)?;
+    let checkpoint = model::open_trained(plan, run)?;
     let (config, role) = match plan.train.stage {
         Stage::Finetune => (model::classifier_config(plan, arch)?, Role::Full),
         Stage::Pretrain => {
             let num_classes = plan.model.num_classes as i64;
-            (ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Features }, Role::Backbone)
+            (
+                ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Features },
+                Role::Backbone,
+            )
         }
     };
-    let mut model = Model::classifier(arch, size, &config, plan.train.seed as u64, run.device)?;
-    let report = model.load(&checkpoint, role)?;
+    let mut model = Model::classifier(arch, size, &config, plan.train.seed as u64, run.device)
+        .map_err(|error| Error::Core(error).at("export.input_height, export.input_width"))?;
+    let report = model::load(&mut model, "export.checkpoint", plan.checkpoint(), &checkpoint, role)?;
     run.progress.say(&format!("Weights from {}: {report}", plan.checkpoint()));
 
     let random_head = plan.compat == Compat::Tao || plan.export.head == ExportHead::Random;

@@ -9,37 +9,39 @@ use crate::report::results_csv;
 use crate::spec::Plan;
 
 pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<()> {
-    let source = plan.dataset.test_data_sources.as_deref().unwrap_or_default();
-    let dataset = data::open(plan, source, Layout::Flat, &run.progress)?;
+    // First what is checked in no time: an archive may have to be unpacked.
     let (model, _) = model::restore(plan, run)?;
+    let source = plan.dataset.test_data_sources.as_deref().unwrap_or_default();
+    let dataset = data::open(plan, "dataset.test_data_sources", source, Layout::Flat, &run.progress)?;
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run)?;
     let mut rows: Vec<(String, usize)> = Vec::new();
     let mut task = run.progress.items("Classifying", total as u64);
     let mut done = 0;
-    for batch in loader.epoch(0, 0) {
-        let batch = batch?;
-        let replaced = batch.replaced.clone();
-        let batch = data::to_device(batch, run.device)?;
+    let result = loader.epoch(0, 0).try_for_each(|batch| -> Result<()> {
+        // An image that could not be read has no class; bad_samples.csv names it.
+        let batch = data::counted_to_device(batch?, run.device)?;
+        if batch.valid == 0 {
+            return Ok(());
+        }
         let logits = model.logits(&batch.images)?;
         let best: Vec<i64> = logits
             .f_argmax(-1, false)
             .and_then(|best| best.f_to_kind(Kind::Int64))
             .and_then(Vec::try_from)
             .map_err(|error| Error::Core(error.into()))?;
-        for (place, (&sample, &class)) in batch.samples.iter().zip(&best).enumerate().take(batch.valid as usize) {
-            // An image that could not be read has no class; bad_samples.csv names it.
-            if !replaced.contains(&place) {
-                rows.push((loader.dataset().display_path(sample as usize), class as usize));
-            }
+        for (&sample, &class) in batch.samples.iter().zip(&best) {
+            rows.push((loader.dataset().display_path(sample as usize), class as usize));
         }
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));
-    }
+        Ok(())
+    });
+    data::report_bad_samples(plan, &[&loader], &run.progress)?;
+    result?;
     let rows = gather(run, rows)?;
     let path = plan.results_dir().join("results.csv");
     task.finish(&format!("{} images classified: {}", rows.len(), path.display()));
-    data::report_bad_samples(plan, &loader.bad_samples(), &run.progress)?;
     if run.is_first() {
         results_csv::write(plan.results_dir(), rows)?;
     }
@@ -54,12 +56,18 @@ fn gather(run: &Run, rows: Vec<(String, usize)>) -> Result<Vec<(String, usize)>>
     let bytes = serde_json::to_vec(&rows).map_err(|error| gather_error(&error))?;
     let mut all = Vec::new();
     for part in run.collective().gather_bytes(&bytes)? {
-        let part: Vec<(String, usize)> = serde_json::from_slice(&part).map_err(|error| gather_error(&error))?;
+        let part: Vec<(String, usize)> =
+            serde_json::from_slice(&part).map_err(|error| gather_error(&error))?;
         all.extend(part);
     }
     Ok(all)
 }
 
 fn gather_error(error: &serde_json::Error) -> Error {
-    mae_core::engine::CollectiveError { operation: "gather of the results", rank: 0, reason: error.to_string() }.into()
+    mae_core::engine::CollectiveError {
+        operation: "gather of the results",
+        rank: 0,
+        reason: error.to_string(),
+    }
+    .into()
 }

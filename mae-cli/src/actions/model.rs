@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mae_core::arch::{Arch, Family};
 use mae_core::backbone::Purpose;
-use mae_core::checkpoint::dialect::Role;
+use mae_core::checkpoint::dialect::{LoadReport, Role};
 use mae_core::checkpoint::{Checkpoint, Value};
 use mae_core::classify::ClassifierConfig;
 use mae_core::model::Model;
@@ -20,12 +20,16 @@ pub(super) fn build(plan: &Plan, run: &Run) -> Result<Model> {
     let size = plan.dataset.augmentation.input_size as i64;
     let arch = Arch::by_name(&plan.model.arch)?;
     let seed = plan.train.seed as u64;
-    Ok(match plan.train.stage {
-        Stage::Pretrain => Model::pretrain(arch, (size, size), pretrain_config(plan, arch), seed, run.device)?,
+    let model = match plan.train.stage {
+        Stage::Pretrain => Model::pretrain(arch, (size, size), pretrain_config(plan, arch), seed, run.device),
         Stage::Finetune => {
             let config = classifier_config(plan, arch)?;
-            Model::classifier(arch, (size, size), &config, seed, run.device)?
+            Model::classifier(arch, (size, size), &config, seed, run.device)
         }
+    };
+    model.map_err(|error| match error {
+        mae_core::Error::InputSize { .. } => Error::Core(error).at("dataset.augmentation.input_size"),
+        error => error.into(),
     })
 }
 
@@ -36,7 +40,7 @@ pub(super) fn classifier_config(plan: &Plan, arch: &Arch) -> Result<ClassifierCo
         return Err(mae_core::Error::Setting {
             key: "model.global_pool".into(),
             problem: format!("false asks for the class token, and {} has none", arch.name),
-            remedy: "Set it to true, or leave it out".into(),
+            remedy: "set it to true, or leave it out".into(),
         }
         .into());
     }
@@ -54,8 +58,8 @@ pub(super) fn load_pretrained(plan: &Plan, model: &mut Model, run: &mut Run) -> 
         run.progress.say("note: train.pretrained_model_path counts only in fine-tuning; it is left aside");
         return Ok(());
     }
-    let checkpoint = open("train.pretrained_model_path", path)?;
-    let report = model.load(&checkpoint, Role::Finetune)?;
+    let key = "train.pretrained_model_path";
+    let report = load(model, key, path, &open(key, path)?, Role::Finetune)?;
     run.progress.say(&format!("Weights from {path}: {report}"));
     Ok(())
 }
@@ -63,12 +67,30 @@ pub(super) fn load_pretrained(plan: &Plan, model: &mut Model, run: &mut Run) -> 
 /// A model with all the weights of the plan's checkpoint: evaluation, inference, export of a classifier.
 pub(super) fn restore(plan: &Plan, run: &mut Run) -> Result<(Model, Checkpoint)> {
     let key = format!("{}.checkpoint", plan.action().name());
-    let checkpoint = open(&key, plan.checkpoint())?;
-    run.status.loading_checkpoint(plan.checkpoint())?;
-    agree(plan, &key, &checkpoint)?;
+    let checkpoint = open_trained(plan, run)?;
     let mut model = build(plan, run)?;
-    model.load(&checkpoint, Role::Full)?;
+    load(&mut model, &key, plan.checkpoint(), &checkpoint, Role::Full)?;
     Ok((model, checkpoint))
+}
+
+/// Opens the checkpoint of evaluate, inference or export, and checks that it is one of the plan's model.
+pub(super) fn open_trained(plan: &Plan, run: &mut Run) -> Result<Checkpoint> {
+    let (key, path) = (format!("{}.checkpoint", plan.action().name()), plan.checkpoint());
+    let checkpoint = open(&key, path)?;
+    run.status.loading_checkpoint(path)?;
+    agree(plan, &key, path, &checkpoint, "give another checkpoint")?;
+    Ok(checkpoint)
+}
+
+/// Loads the checkpoint at `path`, which `key` of the spec names.
+pub(super) fn load(
+    model: &mut Model,
+    key: &str,
+    path: &str,
+    checkpoint: &Checkpoint,
+    role: Role,
+) -> Result<LoadReport> {
+    model.load(checkpoint, role).map_err(|error| Error::Core(error).at(format!("{key}: {path}")))
 }
 
 /// Opens a checkpoint that a key of the spec names.
@@ -77,14 +99,16 @@ pub(super) fn open(key: &str, path: &str) -> Result<Checkpoint> {
         return Err(Error::File {
             key: key.to_owned(),
             problem: format!("the checkpoint {path} does not exist"),
-            help: "give the .pth that mae train wrote, for example results/train/convnextv2_atto_latest.pth".into(),
+            help: "give the .pth that mae train wrote, for example results/train/convnextv2_atto_latest.pth"
+                .into(),
         });
     }
-    Ok(Checkpoint::open(path)?)
+    Checkpoint::open(path).map_err(|error| Error::from(error).at(key))
 }
 
-/// Refuses a checkpoint of another architecture or stage by name, before its tensors are compared.
-pub(super) fn agree(plan: &Plan, key: &str, checkpoint: &Checkpoint) -> Result<()> {
+/// Refuses a checkpoint of another architecture or stage by name, before its tensors are compared; `other` is what to
+/// do when the spec is right.
+pub(super) fn agree(plan: &Plan, key: &str, path: &str, checkpoint: &Checkpoint, other: &str) -> Result<()> {
     let extra = checkpoint.root().get("mae");
     let stored = |field: &str| extra.and_then(|extra| extra.get(field)).and_then(Value::as_str);
     for (field, setting, wanted) in [
@@ -97,10 +121,9 @@ pub(super) fn agree(plan: &Plan, key: &str, checkpoint: &Checkpoint) -> Result<(
             return Err(Error::File {
                 key: key.to_owned(),
                 problem: format!(
-                    "{} was trained with {setting} = {found}, but the spec says {setting} = {wanted}",
-                    plan.checkpoint()
+                    "{path} was trained with {setting} = {found}, but the spec says {setting} = {wanted}"
                 ),
-                help: format!("set {setting}={found}, or give a checkpoint of {wanted}"),
+                help: format!("set {setting}={found}, or {other}"),
             });
         }
     }
@@ -109,7 +132,8 @@ pub(super) fn agree(plan: &Plan, key: &str, checkpoint: &Checkpoint) -> Result<(
 
 /// Names of the classes that a checkpoint was trained on; empty when it does not say.
 pub(super) fn stored_classes(checkpoint: &Checkpoint) -> Vec<String> {
-    let classes = checkpoint.root().get_path(&["mae", "classes"]).and_then(Value::as_slice).unwrap_or_default();
+    let classes =
+        checkpoint.root().get_path(&["mae", "classes"]).and_then(Value::as_slice).unwrap_or_default();
     classes.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
@@ -120,7 +144,9 @@ fn pretrain_config(plan: &Plan, arch: &Arch) -> PretrainConfig {
         // TAO always normalises Hiera's targets.
         norm_pix_loss: plan.train.norm_pix_loss || (hiera && !plan.is_honoured("train.norm_pix_loss")),
         decoder_depth: plan.is_honoured("model.decoder_depth").then_some(plan.model.decoder_depth),
-        decoder_embed_dim: plan.is_honoured("model.decoder_embed_dim").then_some(plan.model.decoder_embed_dim as i64),
+        decoder_embed_dim: plan
+            .is_honoured("model.decoder_embed_dim")
+            .then_some(plan.model.decoder_embed_dim as i64),
         drop_path_rate: drop_path_rate(plan),
         tao_init: plan.compat == Compat::Tao,
     }

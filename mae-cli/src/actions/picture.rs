@@ -26,7 +26,8 @@ pub(super) fn reconstruction(model: &Model, batch: &Batch, seed: u64) -> Result<
 fn draw(model: &Model, batch: &Batch, seed: u64) -> mae_core::Result<Picture> {
     let count = COLUMNS.min(batch.valid);
     let images = batch.images.f_narrow(0, 0, count)?;
-    let keys: Vec<u64> = batch.samples[..count as usize].iter().map(|&s| sample_key(seed, u64::MAX, s)).collect();
+    let keys: Vec<u64> =
+        batch.samples[..count as usize].iter().map(|&s| sample_key(seed, u64::MAX, s)).collect();
     let output = model.reconstruct(&images, &keys)?;
     let autoencoder = model.autoencoder()?;
     let (height, width) = model.size;
@@ -53,7 +54,11 @@ fn draw(model: &Model, batch: &Batch, seed: u64) -> mae_core::Result<Picture> {
 }
 
 /// Gives each patch of `prediction` mean and deviation of the same patch of `images`, per channel.
-fn patch_statistics(prediction: &Tensor, images: &Tensor, (rows, cols): (i64, i64)) -> Result<Tensor, tch::TchError> {
+fn patch_statistics(
+    prediction: &Tensor,
+    images: &Tensor,
+    (rows, cols): (i64, i64),
+) -> Result<Tensor, tch::TchError> {
     let [count, channels, height, width] = [0, 1, 2, 3].map(|dim| images.size()[dim]);
     let patches = |x: &Tensor| -> Result<Tensor, tch::TchError> {
         x.f_reshape([count, channels, rows, height / rows, cols, width / cols])
@@ -61,7 +66,8 @@ fn patch_statistics(prediction: &Tensor, images: &Tensor, (rows, cols): (i64, i6
     let dims = [3i64, 5];
     let moments = |x: &Tensor| -> Result<(Tensor, Tensor), tch::TchError> {
         let mean = x.f_mean_dim(dims.as_slice(), true, Kind::Float)?;
-        let deviation = x.f_sub(&mean)?.f_square()?.f_mean_dim(dims.as_slice(), true, Kind::Float)?.f_sqrt()?;
+        let deviation =
+            x.f_sub(&mean)?.f_square()?.f_mean_dim(dims.as_slice(), true, Kind::Float)?.f_sqrt()?;
         Ok((mean, deviation))
     };
     let (source, wanted) = (patches(prediction)?, patches(images)?);

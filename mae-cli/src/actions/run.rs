@@ -38,7 +38,11 @@ impl Run {
             Role::Alone | Role::NodeLauncher(_) => true,
         };
         let folder = plan.results_dir();
-        fs::create_dir_all(folder).map_err(|source| report::Error::Write { path: folder.to_owned(), source })?;
+        fs::create_dir_all(folder).map_err(|source| Error::File {
+            key: "results_dir".into(),
+            problem: format!("the folder {} cannot be made: {source}", folder.display()),
+            help: "name a folder below one that you can write to".into(),
+        })?;
         let progress = if first { Progress::detect() } else { Progress::silent() };
         let mut status = if first {
             write_atomically(&folder.join("experiment.yaml"), plan.to_yaml().as_bytes())?;
@@ -95,18 +99,15 @@ impl Run {
         match &environment.role {
             Role::Alone => {
                 if plan.num_gpus() > 1 {
-                    return Err(Error::Device {
-                        problem: format!(
-                            "{}.num_gpus = {}: this version starts one process; it does not spawn workers itself yet",
-                            plan.action().name(),
-                            plan.num_gpus()
+                    let (action, count) = (plan.action().name(), plan.num_gpus());
+                    return Err(Error::Core(mae_core::Error::Setting {
+                        key: format!("{action}.num_gpus"),
+                        problem: format!("{count} processes are asked for, and this version starts one only"),
+                        remedy: format!(
+                            "set it to 1, or start the processes with torchrun --no-python --nproc-per-node {count} \
+                             mae {action} …"
                         ),
-                        help: format!(
-                            "set it to 1, or start the workers with torchrun --no-python --nproc-per-node {} mae {} …",
-                            plan.num_gpus(),
-                            plan.action().name()
-                        ),
-                    });
+                    }));
                 }
                 Ok((device::choose(plan, progress)?, Rc::new(SingleProcess)))
             }
@@ -136,7 +137,9 @@ pub(super) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<(
     use std::io::Write;
     let folder = path.parent().unwrap_or(std::path::Path::new("."));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        // Readable by whom the umask lets read it, as any file that a program writes.
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;

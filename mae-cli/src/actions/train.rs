@@ -7,18 +7,20 @@ use std::time::Duration;
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
 use mae_core::engine::{
-    Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason, StepReport, Trainer,
-    TrainerConfig, fit,
+    Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
+    StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::Model;
 use mae_core::ops::Precision;
-use mae_core::optim::{AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, Sgd, estimated_steps, param_groups};
+use mae_core::optim::{
+    AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, Sgd, estimated_steps, param_groups,
+};
 use mae_data::Layout;
 
 use super::checkpoints::{Checkpoints, resume_point};
 use super::data::TrainingData;
 use super::signals::Interrupt;
-use super::{End, Run, classes, data, model, picture};
+use super::{End, Run, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
 use crate::report::status::EpochStatus;
@@ -30,17 +32,19 @@ use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
 const MAX_BAD_STEPS: u64 = 20;
 
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
-    let interrupt = Interrupt::watch().map_err(|source| crate::report::Error::Write {
-        path: plan.results_dir().to_owned(),
-        source,
-    })?;
-    let mut data = open_data(plan, run)?;
+    let interrupt = Interrupt::watch()
+        .map_err(|source| crate::report::Error::Write { path: plan.results_dir().to_owned(), source })?;
+    if run.is_first() {
+        checkpoints::remove_unfinished(plan)?;
+    }
+    // First what is checked in no time: an archive may have to be unpacked.
     let mut model = model::build(plan, run)?;
     let resume = resume_point(plan)?;
     if resume.is_none() {
         model::load_pretrained(plan, &mut model, run)?;
     }
     freeze(plan, &mut model, run)?;
+    let mut data = open_data(plan, run)?;
 
     let batches = data.batches_per_epoch();
     let extra = stored_facts(plan, &data);
@@ -49,13 +53,16 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     let (optimizer, schedule) = (optimizer(plan, &model), schedule(plan, batches));
     let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &*collective);
     if let Some((path, contents)) = &resume {
-        trainer.resume(contents)?;
+        trainer
+            .resume(contents)
+            .map_err(|error| Error::Core(error).at(format!("resuming from {}", path.display())))?;
         run.status.resuming(path)?;
         run.progress.say(&format!("Resuming from {}", path.display()));
         if contents.extra.as_ref().and_then(|e| e.get("data_digest")).and_then(Value::as_str)
             != Some(data.train.dataset().digest())
         {
-            run.progress.say("note: the training data is not that of the checkpoint; the order of samples differs");
+            run.progress
+                .say("note: the training data is not that of the checkpoint; the order of samples differs");
         }
     }
     agree_on_the_data(&data, &trainer)?;
@@ -96,11 +103,15 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     hooks.run.status.loop_started()?;
     let result = fit(&mut trainer, &mut data, &mut hooks, &config);
     // What a step has earned is not lost to an error after it.
-    if result.is_err() && trainer.cursor().step > start.step {
-        hooks.save(&trainer, SaveReason::Interrupt)?;
+    if result.is_err()
+        && trainer.cursor().step > start.step
+        && let Err(error) = hooks.save(&trainer, SaveReason::Interrupt)
+    {
+        hooks.training.say(&error.to_string());
     }
     drop(hooks);
-    data::report_bad_samples(plan, &data.train.bad_samples(), &run.progress)?;
+    let loaders: Vec<_> = std::iter::once(&data.train).chain(&data.validation).collect();
+    data::report_bad_samples(plan, &loaders, &run.progress)?;
     match result? {
         FitEnd::Finished | FitEnd::AlreadyFinished => {
             run.status.loop_complete()?;
@@ -113,10 +124,11 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
 fn open_data(plan: &Plan, run: &Run) -> Result<TrainingData> {
     let finetune = plan.train.stage == Stage::Finetune;
     let layout = if finetune { Layout::ImageFolder } else { Layout::Flat };
-    let train = data::open(plan, &plan.dataset.train_data_sources, layout, &run.progress)?;
+    let open = |key: &str, source: &str| data::open(plan, key, source, layout, &run.progress);
+    let train = open("dataset.train_data_sources", &plan.dataset.train_data_sources)?;
     let validation = match plan.dataset.val_data_sources.as_str() {
         "" => None,
-        source => Some(data::open(plan, source, layout, &run.progress)?),
+        source => Some(open("dataset.val_data_sources", source)?),
     };
     if finetune {
         classes::fit_the_model(plan, "dataset.train_data_sources", &train, &run.progress)?;
@@ -138,7 +150,7 @@ fn preview(plan: &Plan, data: &mut TrainingData) -> Result<Option<Batch>> {
         return Ok(None);
     }
     let Some(mut batches) = data.validation()? else { return Ok(None) };
-    batches.next().transpose()
+    Ok(batches.next().transpose()?.filter(|batch| batch.valid > 0))
 }
 
 fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
@@ -153,13 +165,16 @@ fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
     }
     run.status.frozen(&found, &missing)?;
     if !missing.is_empty() {
-        run.progress.say(&format!("note: train.freeze names modules that the model does not have: {}", missing.join(", ")));
+        run.progress.say(&format!(
+            "note: train.freeze names modules that the model does not have: {}",
+            missing.join(", ")
+        ));
     }
     if model.params.trainable().next().is_none() {
         return Err(mae_core::Error::Setting {
             key: "train.freeze".into(),
             problem: "it freezes every parameter, so nothing is left to train".into(),
-            remedy: "Leave at least one module out of it".into(),
+            remedy: "leave at least one module out of it".into(),
         }
         .into());
     }
@@ -266,9 +281,10 @@ fn agree_on_the_data(data: &TrainingData, trainer: &Trainer<'_>) -> Result<()> {
 fn announce(plan: &Plan, data: &TrainingData, trainer: &Trainer<'_>, run: &Run) {
     let parameters = trainer.model.params.numel() as f64 / 1e6;
     let size = plan.dataset.augmentation.input_size;
-    let validation = data.validation.as_ref().map_or_else(String::new, |loader| {
-        format!(", {} to validate", loader.dataset().len())
-    });
+    let validation = data
+        .validation
+        .as_ref()
+        .map_or_else(String::new, |loader| format!(", {} to validate", loader.dataset().len()));
     run.progress.say(&format!(
         "{} of {} ({parameters:.1} M parameters) at {size}x{size} on {} images{validation}; batches of {}, {} an epoch",
         match plan.train.stage {
@@ -326,8 +342,10 @@ impl Hooks<Error> for TrainHooks<'_> {
             waited: self.waited.take(),
         });
         if outcome.skipped {
-            let message =
-                format!("step {} was left out: its loss or gradients were not finite", report.step.saturating_sub(1));
+            let message = format!(
+                "step {} was left out: its loss or gradients were not finite",
+                report.step.saturating_sub(1)
+            );
             self.training.say(&message);
             self.run.status.warning(&message)?;
         }

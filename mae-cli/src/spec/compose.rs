@@ -177,8 +177,9 @@ fn defaults_of(path: &str) -> Map {
 
 /// An error for something that is not a mapping where a section stands.
 fn not_a_section(path: &str, node: &Node) -> Error {
-    let kind =
-        if matches!(node.value, Value::List(_)) { Kind::StructureMismatch } else { Kind::TypeMismatch };
+    // Upstream calls a list in a section a wrong type in a file and a wrong structure in an override.
+    let structure = matches!((&node.value, &node.origin), (Value::List(_), Origin::Override { .. }));
+    let kind = if structure { Kind::StructureMismatch } else { Kind::TypeMismatch };
     let first = match schema::find(path) {
         Some(Found::Section([row, ..])) => row.name,
         _ => "key",
@@ -197,6 +198,14 @@ fn not_a_section(path: &str, node: &Node) -> Error {
 fn unknown_key(full: &str, section: &str, origin: &Origin) -> Error {
     let place = if section.is_empty() { "a spec".to_owned() } else { format!("section `{section}`") };
     let error = Error::new(Kind::UnknownKey, format!("{place} has no such key")).key(full).at(origin);
+    // In YAML a dotted key is one key; on the command line it is a path.
+    if section.is_empty()
+        && let (Some((parent, name)), Some(_)) = (full.rsplit_once('.'), schema::find(full))
+    {
+        let above = parent.split('.').collect::<Vec<_>>().join(": {");
+        let close = "}".repeat(parent.split('.').count());
+        return error.remedy(format!("in a spec, sections nest: {above}: {{{name}: VALUE{close}"));
+    }
     match schema::suggest(full) {
         Some(near) => error.remedy(format!("did you mean {near}?")),
         None => {

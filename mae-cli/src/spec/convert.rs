@@ -16,11 +16,28 @@ pub fn convert(path: &str, leaf: &Leaf, node: Node) -> Result<Node> {
     if node.value == Value::Null {
         return if leaf.optional { Ok(node) } else { Err(mismatch(path, &node, leaf)) };
     }
-    shape(path, &leaf.shape, node, leaf)
+    shape(path, &leaf.shape, node, leaf, true)
 }
 
-fn shape(path: &str, shape_: &Shape, mut node: Node, leaf: &Leaf) -> Result<Node> {
-    if node.value.is_missing() || node.value.is_interpolation() {
+/// Converts what an interpolation gave: text with `${` is text by now.
+pub fn convert_resolved(path: &str, leaf: &Leaf, node: Node) -> Result<Node> {
+    if node.value == Value::Null {
+        convert(path, leaf, node)
+    } else {
+        shape(path, &leaf.shape, node, leaf, false)
+    }
+}
+
+/// Converts one element of a list field; `index` is shown in the error.
+pub fn element(path: &str, index: &str, leaf: &Leaf, node: Node) -> Result<Node> {
+    match leaf.shape {
+        Shape::List(inner) => shape(&format!("{path}[{index}]"), inner, node, leaf, true),
+        _ => Ok(node),
+    }
+}
+
+fn shape(path: &str, shape_: &Shape, mut node: Node, leaf: &Leaf, raw: bool) -> Result<Node> {
+    if node.value.is_missing() || (raw && node.value.is_interpolation()) {
         return Ok(node);
     }
     let converted = match (shape_, &node.value) {
@@ -31,7 +48,7 @@ fn shape(path: &str, shape_: &Shape, mut node: Node, leaf: &Leaf) -> Result<Node
             let Value::List(items) = node.value else { return Err(mismatch(path, &node, leaf)) };
             let mut out = Vec::with_capacity(items.len());
             for (index, item) in items.into_iter().enumerate() {
-                out.push(shape(&format!("{path}[{index}]"), element, item, leaf)?);
+                out.push(shape(&format!("{path}[{index}]"), element, item, leaf, raw)?);
             }
             node.value = Value::List(out);
             return Ok(node);

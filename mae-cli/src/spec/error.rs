@@ -188,6 +188,11 @@ impl Error {
         self
     }
 
+    /// Shows this text unless a value or a key is named already.
+    pub fn or_value(self, value: impl Into<String>) -> Self {
+        if self.0.value.is_some() || self.0.key.is_some() { self } else { self.value(value) }
+    }
+
     /// Says where the value came from.
     pub fn at(mut self, origin: &Origin) -> Self {
         self.0.origin = origin.clone();
@@ -213,6 +218,11 @@ impl Error {
     /// Where the value came from.
     pub fn origin(&self) -> &Origin {
         &self.0.origin
+    }
+
+    /// What is wrong, without the key, the value and the remedy.
+    pub fn problem(&self) -> &str {
+        &self.0.problem
     }
 
     /// What to do, when there is something to say.

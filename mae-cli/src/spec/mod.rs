@@ -16,6 +16,7 @@ mod error;
 pub mod interpolation;
 pub mod overrides;
 mod plan;
+mod primitive;
 mod python;
 pub mod schema;
 mod value;

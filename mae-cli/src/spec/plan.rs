@@ -3,13 +3,15 @@
 use super::compose::{self, Composed, compose};
 use super::error::{Error, Kind, Origin, Result};
 use super::interpolation::{Context, Resolver};
-use super::schema::{self, Compat, Spec, Upstream};
+use super::schema::{self, Compat, Spec};
 use super::value::{Map, Node, Value, select, select_mut};
 use super::yaml;
+use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 mod check;
+mod differences;
 mod typed;
 
 /// What the program is asked to do.
@@ -51,12 +53,14 @@ impl Action {
 }
 
 /// A checked spec for one action. Its fields are those of [`Spec`], e.g. `plan.train.optim.lr`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plan {
     action: Action,
     spec: Spec,
     /// The composed tree as `experiment.yaml` shows it: interpolations unresolved, results folder rewritten.
     root: Map,
+    /// The same with every interpolation replaced by its value.
+    resolved: Map,
     results_dir: PathBuf,
     notes: Vec<String>,
 }
@@ -65,6 +69,17 @@ impl Deref for Plan {
     type Target = Spec;
     fn deref(&self) -> &Spec {
         &self.spec
+    }
+}
+
+/// The trees are left out: they repeat the spec.
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan")
+            .field("action", &self.action)
+            .field("results_dir", &self.results_dir)
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,7 +111,8 @@ impl Plan {
         let resolved = typed::canonical(resolved)?;
         check::fields(&resolved)?;
         let spec = typed::spec(&resolved)?;
-        let plan = Self { action, spec, root, results_dir: PathBuf::from(results_dir), notes: Vec::new() };
+        let plan =
+            Self { action, spec, root, resolved, results_dir: PathBuf::from(results_dir), notes: Vec::new() };
         check::rules(&plan)?;
         notes.extend(check::notes(&plan));
         Ok(Self { notes, ..plan })
@@ -199,26 +215,6 @@ impl Plan {
     /// Fields that only we know appear when they were set, so that TAO can read the file otherwise.
     pub fn to_yaml(&self) -> String {
         yaml::write(&compose::without_unset_extensions(&self.root))
-    }
-
-    /// The fields set explicitly that TAO ignores and this run honours, one sentence each.
-    pub fn differences_from_tao(&self) -> Vec<String> {
-        schema::leaves()
-            .into_iter()
-            .filter(|(path, ..)| self.is_honoured(path))
-            .filter_map(|(path, _, leaf)| match leaf.upstream {
-                Upstream::IgnoredHonouredHere(effect) => Some((path, effect)),
-                _ => None,
-            })
-            .map(|(path, effect)| {
-                let node = select(&self.root, &path);
-                let value = node.map_or_else(String::new, |node| node.value.shown());
-                format!(
-                    "{path} = {value} ({}): TAO ignores it, here {effect} (compat=tao ignores it too)",
-                    self.origin(&path)
-                )
-            })
-            .collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Python's spelling of numbers: what `repr(float)`, `int(text)` and `float(text)` give and accept.
+//! Python's spelling of values: what `repr`, `int(text)` and `float(text)` give and accept.
 
 /// `repr()` of a Python float: shortest digits that read back, `1e-05`, `1e+16`, `inf`, `nan`.
 pub fn float_repr(value: f64) -> String {
@@ -18,6 +18,24 @@ pub fn float_repr(value: f64) -> String {
         let sign = if exponent < 0 { '-' } else { '+' };
         format!("{mantissa}e{sign}{:02}", exponent.abs())
     }
+}
+
+/// `repr()` of a Python text: single quotes, double ones when it holds single quotes only.
+pub fn str_repr(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for character in text.chars() {
+        match character {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            _ if character == quote => out.extend(['\\', quote]),
+            _ => out.push(character),
+        }
+    }
+    out.push(quote);
+    out
 }
 
 /// `int(text)`: decimal digits, a sign, single underscores between digits, blanks around; no other base.
@@ -68,15 +86,19 @@ pub fn parse_float(text: &str) -> Option<f64> {
     Some(if text.starts_with('-') { -value } else { value })
 }
 
-/// Digits with single underscores between them, without the underscores.
-fn without_underscores(digits: &str) -> Option<String> {
-    let bytes = digits.as_bytes();
-    let legal = !bytes.is_empty()
+/// Digits with single underscores between them.
+pub fn is_digits(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    !bytes.is_empty()
         && bytes.iter().all(|byte| byte.is_ascii_digit() || *byte == b'_')
         && bytes.first() != Some(&b'_')
         && bytes.last() != Some(&b'_')
-        && !digits.contains("__");
-    legal.then(|| digits.replace('_', ""))
+        && !text.contains("__")
+}
+
+/// Digits as in [`is_digits`], without the underscores.
+fn without_underscores(digits: &str) -> Option<String> {
+    is_digits(digits).then(|| digits.replace('_', ""))
 }
 
 #[cfg(test)]

@@ -57,40 +57,52 @@ impl Value {
         }
     }
 
-    /// Text as Python's `str()` renders the value; containers as `repr()` would.
+    /// Text as Python's `str()` renders the value.
     pub fn to_text(&self) -> String {
         match self {
             Self::Str(text) => text.clone(),
-            _ => self.shown_with('\''),
+            _ => self.repr(),
         }
     }
 
     /// The value as shown in messages: text in quotes, the rest as YAML spells it.
     pub fn shown(&self) -> String {
+        let entries = |items: Vec<String>| items.join(", ");
         match self {
             Self::Null => "null".into(),
             Self::Bool(value) => value.to_string(),
-            _ => self.shown_with('\''),
+            Self::List(items) => {
+                format!("[{}]", entries(items.iter().map(|item| item.value.shown()).collect()))
+            }
+            Self::Map(map) => {
+                format!(
+                    "{{{}}}",
+                    entries(map.iter().map(|(key, node)| format!("{key}: {}", node.value.shown())).collect())
+                )
+            }
+            Self::Str(text) => format!("'{text}'"),
+            _ => self.repr(),
         }
     }
 
-    fn shown_with(&self, quote: char) -> String {
+    /// Python's `repr()`.
+    fn repr(&self) -> String {
+        let entries = |items: Vec<String>| items.join(", ");
         match self {
             Self::Null => "None".into(),
             Self::Bool(true) => "True".into(),
             Self::Bool(false) => "False".into(),
             Self::Int(value) => value.to_string(),
             Self::Float(value) => python::float_repr(*value),
-            Self::Str(text) => format!("{quote}{text}{quote}"),
+            Self::Str(text) => python::str_repr(text),
             Self::Bytes(bytes) => format!("{} bytes of binary data", bytes.len()),
             Self::List(items) => {
-                let items: Vec<_> = items.iter().map(|item| item.value.shown()).collect();
-                format!("[{}]", items.join(", "))
+                format!("[{}]", entries(items.iter().map(|item| item.value.repr()).collect()))
             }
             Self::Map(map) => {
-                let items: Vec<_> =
-                    map.iter().map(|(key, node)| format!("{key}: {}", node.value.shown())).collect();
-                format!("{{{}}}", items.join(", "))
+                let entry =
+                    |(key, node): (&str, &Node)| format!("{}: {}", python::str_repr(key), node.value.repr());
+                format!("{{{}}}", entries(map.iter().map(entry).collect()))
             }
         }
     }

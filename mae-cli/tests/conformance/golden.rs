@@ -4,14 +4,23 @@ use mae_cli::spec::{Map, Node, Value, float_repr};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The folder with the configuration data: `$MAE_GOLDENS/config`, the shared folder beside the workspace, or the small
-/// copy inside it.
-pub fn folder() -> PathBuf {
+/// A folder of recordings: below `$MAE_GOLDENS`, in the shared folder beside the workspace, or the small copy inside it.
+fn recordings(name: &str) -> PathBuf {
     let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let shared = std::env::var_os("MAE_GOLDENS")
         .map_or_else(|| workspace.join("../shared/goldens"), PathBuf::from)
-        .join("config");
-    if shared.is_dir() { shared } else { workspace.join("tests/goldens/config") }
+        .join(name);
+    if shared.is_dir() { shared } else { workspace.join("tests/goldens").join(name) }
+}
+
+/// Specs, overrides, defaults, dumps, command lines.
+pub fn folder() -> PathBuf {
+    recordings("config")
+}
+
+/// What recorded runs wrote.
+pub fn e2e() -> PathBuf {
+    recordings("e2e")
 }
 
 pub fn read(name: &str) -> serde_json::Value {

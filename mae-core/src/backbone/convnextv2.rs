@@ -7,8 +7,8 @@ use super::drop_path_rates;
 use crate::arch::ConvNeXtV2Numbers;
 use crate::error::Result;
 use crate::nn::init::Init;
-use crate::nn::{Conv2d, GlobalResponseNorm, LayerNorm, Linear};
-use crate::ops::{DropPath, Ops};
+use crate::nn::{Conv2d, ConvNeXtV2Block, DropPath, GlobalResponseNorm, LayerNorm, Linear};
+use crate::ops::Ops;
 use crate::params::Declare;
 
 /// How a ConvNeXt V2 network is initialised.
@@ -35,54 +35,28 @@ impl ConvNeXtV2Init {
     }
 }
 
-/// The ConvNeXt V2 block: depthwise 7×7, norm, expand, GELU, GRN, project, residual.
-#[derive(Debug, Clone, Copy)]
-pub struct Block {
-    dwconv: Conv2d,
-    norm: LayerNorm,
-    pwconv1: Linear,
-    grn: GlobalResponseNorm,
-    pwconv2: Linear,
+/// Declares a block of `channels` at `place`.
+pub fn declare_block(
+    place: &Declare,
+    channels: i64,
+    init: &ConvNeXtV2Init,
     drop_path: DropPath,
-}
-
-impl Block {
-    /// Declares a block of `channels` at `place`.
-    pub fn declare(place: &Declare, channels: i64, init: &ConvNeXtV2Init, drop_path: DropPath) -> Self {
-        let pointwise = |name: &str, inputs: i64, outputs: i64| {
-            let (weight, bias) = match &init.linear {
-                Some(weight) => (weight.clone(), Init::Zeros),
-                None => (Init::FanInUniform { fan_in: inputs }, Init::FanInUniform { fan_in: inputs }),
-            };
-            Linear::declare(&place.at(name), inputs, outputs, weight, bias)
+) -> ConvNeXtV2Block {
+    let pointwise = |name: &str, inputs: i64, outputs: i64| {
+        let (weight, bias) = match &init.linear {
+            Some(weight) => (weight.clone(), Init::Zeros),
+            None => (Init::FanInUniform { fan_in: inputs }, Init::FanInUniform { fan_in: inputs }),
         };
-        Block {
-            dwconv: Conv2d::declare_depthwise(
-                &place.at("dwconv"),
-                channels,
-                7,
-                init.conv.clone(),
-                init.conv_bias.clone(),
-            ),
-            norm: LayerNorm::declare(&place.at("norm"), channels),
-            pwconv1: pointwise("pwconv1", channels, 4 * channels),
-            grn: GlobalResponseNorm::declare(&place.at("grn"), 4 * channels),
-            pwconv2: pointwise("pwconv2", 4 * channels, channels),
-            drop_path,
-        }
-    }
-
-    /// `[N, H, W, C]` → `[N, H, W, C]`, composed of plain operations.
-    ///
-    /// # Errors
-    /// When the interpreter refuses an operation.
-    pub fn forward<F: Ops>(&self, ops: &F, x: &F::Value) -> Result<F::Value> {
-        let y = ops.conv2d(x, &self.dwconv)?;
-        let y = ops.layer_norm(&y, &self.norm)?;
-        let y = ops.gelu(&ops.linear(&y, &self.pwconv1)?)?;
-        let y = ops.global_response_norm(&y, &self.grn)?;
-        let y = ops.linear(&y, &self.pwconv2)?;
-        ops.add(x, &ops.drop_path(y, self.drop_path)?)
+        Linear::declare(&place.at(name), inputs, outputs, weight, bias)
+    };
+    let (weight, bias) = (init.conv.clone(), init.conv_bias.clone());
+    ConvNeXtV2Block {
+        dwconv: Conv2d::declare_depthwise(&place.at("dwconv"), channels, 7, weight, bias),
+        norm: LayerNorm::declare(&place.at("norm"), channels),
+        pwconv1: pointwise("pwconv1", channels, 4 * channels),
+        grn: GlobalResponseNorm::declare(&place.at("grn"), 4 * channels),
+        pwconv2: pointwise("pwconv2", 4 * channels, channels),
+        drop_path,
     }
 }
 
@@ -91,7 +65,7 @@ impl Block {
 pub struct ConvNeXtV2 {
     stem: (Conv2d, LayerNorm),
     downsample: Vec<(LayerNorm, Conv2d)>,
-    stages: Vec<Vec<Block>>,
+    stages: Vec<Vec<ConvNeXtV2Block>>,
     norm: Option<LayerNorm>,
     path: String,
     width: i64,
@@ -127,7 +101,7 @@ impl ConvNeXtV2 {
                     .map(|block| {
                         let site = DropPath { site: index as u64, rate: rate(index) };
                         index += 1;
-                        Block::declare(&place.at("stages").at(stage).at(block), dims[stage], init, site)
+                        declare_block(&place.at("stages").at(stage).at(block), dims[stage], init, site)
                     })
                     .collect()
             })

@@ -8,9 +8,10 @@
 use super::drop_path_rates;
 use crate::arch::HieraNumbers;
 use crate::error::Result;
+use crate::nn::DropPath;
 use crate::nn::init::Init;
 use crate::nn::{Conv2d, LayerNorm, Linear, Mlp};
-use crate::ops::{DropPath, Ops};
+use crate::ops::Ops;
 use crate::params::{Declare, ParamId};
 
 /// Tokens along the side of a mask unit.

@@ -1,4 +1,4 @@
-//! What can go wrong with a checkpoint, each with what was expected, what was found, and what to do.
+//! What can go wrong with a checkpoint: what was expected, what was found, and on a line of its own what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,14 +26,14 @@ pub enum Error {
     },
     /// The file is none of the supported formats.
     #[error(
-        "not a checkpoint: expected a PyTorch file (.pth, .pt, .ckpt, .bin) or .safetensors, found {found}"
+        "not a checkpoint: expected a PyTorch file (.pth, .pt, .ckpt, .bin) or .safetensors, found {found}\n  help: give a file that mae train, TAO or torch.save wrote"
     )]
     NotACheckpoint {
         /// What the first bytes look like.
         found: String,
     },
     /// A format that is recognised and deliberately not read.
-    #[error("{what} cannot be read; {remedy}")]
+    #[error("{what} cannot be read\n  help: {remedy}")]
     UnsupportedFormat {
         /// The format.
         what: &'static str,
@@ -41,7 +41,7 @@ pub enum Error {
         remedy: &'static str,
     },
     /// The container around the pickle is damaged.
-    #[error("the {container} container is damaged: {problem}; copy or download the file again")]
+    #[error("the {container} container is damaged: {problem}\n  help: copy or download the file again")]
     Container {
         /// "zip", "legacy PyTorch", "safetensors".
         container: &'static str,
@@ -50,7 +50,7 @@ pub enum Error {
     },
     /// The bytes of a record differ from those that were written.
     #[error(
-        "record {record} is damaged: its CRC-32 is {found:08x}, the archive says {expected:08x}; copy or download the file again"
+        "record {record} is damaged: its CRC-32 is {found:08x}, the archive says {expected:08x}\n  help: copy or download the file again"
     )]
     Damaged {
         /// Name of the record in the archive.
@@ -61,7 +61,9 @@ pub enum Error {
         found: u32,
     },
     /// The pickle is malformed.
-    #[error("{record} is not a valid pickle: {problem} (byte {offset})")]
+    #[error(
+        "{record} is not a valid pickle: {problem} (byte {offset})\n  help: copy or download the file again, or write it again with torch.save"
+    )]
     Pickle {
         /// Name of the record.
         record: String,
@@ -72,7 +74,7 @@ pub enum Error {
     },
     /// The pickle asks for something that could run code. Nothing was run.
     #[error(
-        "refused: {record} refers to `{global}` at byte {offset}, which can run code when the file is unpickled; a checkpoint has no use for it. Nothing was run. Get the file from a source you trust"
+        "refused: {record} refers to `{global}` at byte {offset}, which can run code when the file is unpickled; a checkpoint has no use for it. Nothing was run\n  help: get the file from a source you trust"
     )]
     ForbiddenGlobal {
         /// Name of the record.
@@ -83,7 +85,9 @@ pub enum Error {
         offset: usize,
     },
     /// The file claims more than a checkpoint can need.
-    #[error("{what}: at most {limit} is accepted; the file is damaged or made to exhaust memory")]
+    #[error(
+        "{what}: at most {limit} is accepted; the file is damaged or made to exhaust memory\n  help: get the file again, from a source you trust"
+    )]
     Limit {
         /// What grew too large.
         what: String,
@@ -99,7 +103,9 @@ pub enum Error {
         problem: String,
     },
     /// A key is missing, or has another type than Lightning's.
-    #[error("checkpoint key {key}: expected {expected}, found {found}")]
+    #[error(
+        "checkpoint key {key}: expected {expected}, found {found}\n  help: only a checkpoint that mae train or TAO wrote can be resumed; weights alone go into train.pretrained_model_path"
+    )]
     Key {
         /// Path of the key, dots between levels.
         key: String,
@@ -110,7 +116,7 @@ pub enum Error {
     },
     /// No state dict was found.
     #[error(
-        "no weights found: expected a state dict under `model`, `model_state` or `state_dict`, or a dict of tensors; found {found}"
+        "no weights found: expected a state dict under `model`, `model_state` or `state_dict`, or a dict of tensors; found {found}\n  help: save the weights with torch.save(model.state_dict(), path)"
     )]
     NoStateDict {
         /// The top-level structure.
@@ -118,12 +124,12 @@ pub enum Error {
     },
     /// The weights were encrypted by TAO.
     #[error(
-        "the weights are encrypted by TAO (key `state_dict_encrypted`), whose cipher is not public; write the checkpoint again with TAO and no encryption_key"
+        "the weights are encrypted by TAO (key `state_dict_encrypted`), whose cipher is not public\n  help: write the checkpoint again with TAO and no encryption_key"
     )]
     Encrypted,
     /// A value cannot be written so that `torch.load(weights_only=True)` accepts it.
     #[error(
-        "cannot write {path}: {class} is not loadable with torch.load(weights_only=True); drop it or convert it first"
+        "cannot write {path}: {class} is not loadable with torch.load(weights_only=True)\n  help: drop it or convert it first"
     )]
     NotWritable {
         /// Path of the value in the structure.
@@ -132,12 +138,14 @@ pub enum Error {
         class: String,
     },
     /// (Nearly) nothing of a state dict fits the model.
-    #[error("refused to load: {reason}\n{report}")]
+    #[error("the weights do not fit the model: {reason}\n{report}\n  help: {remedy}")]
     LoadRefused {
         /// The deciding figure.
         reason: String,
         /// The whole report, rendered.
         report: String,
+        /// What the user can do.
+        remedy: String,
     },
     /// libtorch failed.
     #[error("libtorch: {0}")]

@@ -19,7 +19,8 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
 /// When libtorch fails.
 pub fn soft_target_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let log_probabilities = logits.f_to_kind(Kind::Float)?.f_log_softmax(-1, Kind::Float)?;
-    let per_sample = log_probabilities.f_mul(targets)?.f_sum_dim_intlist([-1].as_slice(), false, Kind::Float)?;
+    let per_sample =
+        log_probabilities.f_mul(targets)?.f_sum_dim_intlist([-1].as_slice(), false, Kind::Float)?;
     Ok(per_sample.f_mean(Kind::Float)?.f_neg()?)
 }
 
@@ -42,7 +43,10 @@ mod tests {
     fn soft_targets_equal_smoothed_labels() {
         let logits = Tensor::from_slice2(&[[1.0f32, -2.0, 0.5], [0.0, 3.0, -1.0]]);
         let labels = Tensor::from_slice(&[2i64, 1]);
-        let soft = Tensor::from_slice2(&[[0.1f32 / 3.0, 0.1 / 3.0, 0.9 + 0.1 / 3.0], [0.1 / 3.0, 0.9 + 0.1 / 3.0, 0.1 / 3.0]]);
+        let soft = Tensor::from_slice2(&[
+            [0.1f32 / 3.0, 0.1 / 3.0, 0.9 + 0.1 / 3.0],
+            [0.1 / 3.0, 0.9 + 0.1 / 3.0, 0.1 / 3.0],
+        ]);
         let a = f64::try_from(cross_entropy(&logits, &labels, 0.1).unwrap()).unwrap();
         let b = f64::try_from(soft_target_cross_entropy(&logits, &soft).unwrap()).unwrap();
         assert!((a - b).abs() < 1e-6, "{a} {b}");

@@ -35,12 +35,17 @@ impl Classifier {
     ///
     /// # Errors
     /// [`Error::InputSize`], or [`Error::Setting`] for less than one class.
-    pub fn declare(place: &Declare, arch: &Arch, size: (i64, i64), config: &ClassifierConfig) -> Result<Self> {
+    pub fn declare(
+        place: &Declare,
+        arch: &Arch,
+        size: (i64, i64),
+        config: &ClassifierConfig,
+    ) -> Result<Self> {
         if config.num_classes < 1 {
             return Err(Error::Setting {
                 key: "model.num_classes".into(),
                 problem: format!("expected at least 1 class, found {}", config.num_classes),
-                remedy: "Set it to the number of class folders in the data".into(),
+                remedy: "set it to the number of class folders in the data".into(),
             });
         }
         let encoder = Encoder::declare(place, arch, size, config.drop_path_rate, config.purpose)?;

@@ -75,7 +75,7 @@ pub enum SaveReason {
     Step,
     /// The interval has passed at the end of an epoch, or the training has ended.
     Epoch,
-    /// The training was interrupted in the middle of an epoch.
+    /// The training was interrupted; the epoch is not finished, if only for its validation.
     Interrupt,
 }
 
@@ -169,7 +169,7 @@ pub fn fit<E: From<Error>>(
         let Some(lr) = train_epoch(trainer, data, hooks, config)? else {
             return Ok(FitEnd::Interrupted);
         };
-        let due = (epoch + 1) % config.validation_interval.max(1) == 0 || epoch + 1 == config.epochs;
+        let due = (epoch + 1).is_multiple_of(config.validation_interval.max(1)) || epoch + 1 == config.epochs;
         let validation = if due { validate(trainer, data)? } else { None };
         if let Some(metrics) = &validation {
             hooks.validated(trainer, metrics)?;
@@ -178,7 +178,7 @@ pub fn fit<E: From<Error>>(
         hooks.epoch_done(&EpochReport { epoch, train_loss, lr, validation, step })?;
         let last = epoch + 1 == config.epochs;
         let interval = config.checkpoint_unit == IntervalUnit::Epoch
-            && (epoch + 1) % config.checkpoint_interval.max(1) == 0;
+            && (epoch + 1).is_multiple_of(config.checkpoint_interval.max(1));
         if last || interval {
             hooks.save(trainer, SaveReason::Epoch)?;
         }
@@ -217,12 +217,15 @@ fn train_epoch<E: From<Error>>(
             hooks.save(trainer, SaveReason::Interrupt)?;
             return Ok(None);
         }
-        if config.checkpoint_unit == IntervalUnit::Step && step % config.checkpoint_interval.max(1) == 0 {
+        if config.checkpoint_unit == IntervalUnit::Step
+            && step.is_multiple_of(config.checkpoint_interval.max(1))
+        {
             hooks.save(trainer, SaveReason::Step)?;
         }
     }
     if interrupted {
-        hooks.save(trainer, SaveReason::Epoch)?;
+        // Not as a finished epoch: its validation is still to come.
+        hooks.save(trainer, SaveReason::Interrupt)?;
         return Ok(None);
     }
     Ok(Some(lr))

@@ -13,6 +13,8 @@ mod trainer;
 pub use batch::{Batch, sample_key};
 pub use collective::{Collective, CollectiveError, SingleProcess};
 pub use evaluate::{Evaluation, Metrics};
-pub use fit::{Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, SaveReason, StepReport, fit};
+pub use fit::{
+    Batches, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, SaveReason, StepReport, fit,
+};
 pub use scaler::LossScaler;
 pub use trainer::{Cursor, StepOutcome, Trainer, TrainerConfig};

@@ -141,7 +141,7 @@ impl<'c> Trainer<'c> {
         self.cursor.batch += 1;
         self.cursor.batches += 1;
         self.cursor.loss_sum += value;
-        let stepped = last_in_epoch || self.cursor.batch % self.config.accumulate == 0;
+        let stepped = last_in_epoch || self.cursor.batch.is_multiple_of(self.config.accumulate);
         let skipped = stepped && !self.optimizer_step(lr, scale)?;
         Ok(StepOutcome { loss: value, lr, stepped, skipped })
     }
@@ -217,7 +217,11 @@ impl<'c> Trainer<'c> {
                 optimizer_steps: cursor.step as i64,
                 optimizer_steps_in_epoch: cursor.step_in_epoch as i64,
                 scheduler_steps: if by_epoch { next_epoch as i64 } else { cursor.step as i64 },
-                scheduler_steps_in_epoch: if by_epoch { i64::from(epoch_done) } else { cursor.step_in_epoch as i64 },
+                scheduler_steps_in_epoch: if by_epoch {
+                    i64::from(epoch_done)
+                } else {
+                    cursor.step_in_epoch as i64
+                },
                 validation_batches: 0,
             },
             optimizer: Some(optimizer),
@@ -318,7 +322,11 @@ impl<'c> Trainer<'c> {
             self.skipped_steps += 1;
             if self.bad_steps >= self.config.max_bad_steps {
                 let what = if self.window_is_bad { "loss" } else { "gradient norm" };
-                return Err(Error::NotFinite { what, steps: self.bad_steps as usize, step: self.cursor.step });
+                return Err(Error::NotFinite {
+                    what,
+                    steps: self.bad_steps as usize,
+                    step: self.cursor.step,
+                });
             }
         }
         self.model.params.zero_grad();

@@ -6,7 +6,6 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
-use crate::params::ParamSpec;
 
 /// How a new model fills a parameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,29 +58,30 @@ impl Initializer {
     ///
     /// # Errors
     /// When libtorch has no memory for it.
-    pub fn tensor(&mut self, spec: &ParamSpec) -> Result<Tensor> {
-        let count = spec.numel() as usize;
-        let mut stream = self.stream(&spec.name);
-        let values = match &spec.init {
-            Init::Zeros => return Ok(Tensor::f_zeros(&spec.shape, (Kind::Float, tch::Device::Cpu))?),
-            Init::Ones => return Ok(Tensor::f_ones(&spec.shape, (Kind::Float, tch::Device::Cpu))?),
+    pub fn tensor(&self, name: &str, shape: &[i64], init: &Init) -> Result<Tensor> {
+        let numel: i64 = shape.iter().product();
+        let count = numel as usize;
+        let mut stream = self.stream(name);
+        let values = match init {
+            Init::Zeros => return Ok(Tensor::f_zeros(shape, (Kind::Float, tch::Device::Cpu))?),
+            Init::Ones => return Ok(Tensor::f_ones(shape, (Kind::Float, tch::Device::Cpu))?),
             Init::Constant(value) => {
-                return Ok(Tensor::f_full(&spec.shape, *value, (Kind::Float, tch::Device::Cpu))?);
+                return Ok(Tensor::f_full(shape, *value, (Kind::Float, tch::Device::Cpu))?);
             }
             Init::SinCos { grid, class_token } => {
-                let dim = spec.shape.last().copied().unwrap_or(0);
-                return Ok(super::position::sincos(dim, *grid, *class_token)?.f_reshape(&spec.shape)?);
+                let dim = shape.last().copied().unwrap_or(0);
+                return Ok(super::position::sincos(dim, *grid, *class_token)?.f_reshape(shape)?);
             }
             Init::Normal { std } => normal(&mut stream, count, *std, f64::INFINITY),
             Init::TruncatedNormal { std } => normal(&mut stream, count, *std, 2.0),
             Init::XavierUniform => {
-                let fan_out = spec.shape.first().copied().unwrap_or(1) as f64;
-                let fan_in = spec.numel() as f64 / fan_out;
+                let fan_out = shape.first().copied().unwrap_or(1) as f64;
+                let fan_in = numel as f64 / fan_out;
                 uniform(&mut stream, count, (6.0 / (fan_in + fan_out)).sqrt())
             }
             Init::FanInUniform { fan_in } => uniform(&mut stream, count, 1.0 / (*fan_in as f64).sqrt()),
         };
-        Ok(Tensor::f_from_slice(&values)?.f_reshape(&spec.shape)?)
+        Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
     }
 
     fn stream(&self, name: &str) -> ChaCha8Rng {

@@ -109,3 +109,29 @@ impl GlobalResponseNorm {
         }
     }
 }
+
+/// A place where stochastic depth may drop a branch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DropPath {
+    /// Which branch of the model this is.
+    pub site: u64,
+    /// Probability that a sample's branch is dropped.
+    pub rate: f64,
+}
+
+/// The layers of a ConvNeXt V2 block (arXiv 2301.00808, figure 5).
+#[derive(Debug, Clone, Copy)]
+pub struct ConvNeXtV2Block {
+    /// Depthwise 7×7 convolution.
+    pub dwconv: Conv2d,
+    /// Normalisation of its output.
+    pub norm: LayerNorm,
+    /// Expansion to four times the channels.
+    pub pwconv1: Linear,
+    /// Between the activation and the projection.
+    pub grn: GlobalResponseNorm,
+    /// Projection back.
+    pub pwconv2: Linear,
+    /// Of the whole branch.
+    pub drop_path: DropPath,
+}

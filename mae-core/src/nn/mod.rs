@@ -5,5 +5,5 @@ mod layers;
 pub mod position;
 mod transformer;
 
-pub use layers::{Conv2d, GlobalResponseNorm, LayerNorm, Linear};
+pub use layers::{Conv2d, ConvNeXtV2Block, DropPath, GlobalResponseNorm, LayerNorm, Linear};
 pub use transformer::{Attention, Mlp, TransformerBlock};

@@ -3,7 +3,8 @@
 use super::init::Init;
 use super::layers::{LayerNorm, Linear};
 use crate::error::Result;
-use crate::ops::{DropPath, Ops};
+use crate::nn::DropPath;
+use crate::ops::Ops;
 use crate::params::Declare;
 
 /// Multi-head self-attention over `[N, L, C]`.

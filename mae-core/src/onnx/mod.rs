@@ -185,7 +185,7 @@ fn input_shape(options: &ExportOptions) -> Result<[i64; 4]> {
     if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size < 1) {
         return Err(Error::Onnx {
             problem: format!("{name} is {size}, expected at least 1"),
-            remedy: "Correct it; an open batch is set by leaving it unset (-1 in a spec)".into(),
+            remedy: "correct it; an open batch is set by leaving it unset (-1 in a spec)".into(),
         });
     }
     Ok([batch_size.unwrap_or(-1), channels, height, width])
@@ -201,7 +201,7 @@ fn metadata(entries: &[(String, String)]) -> Result<Vec<StringStringEntryProto>>
             }
             Err(Error::Onnx {
                 problem: format!("the metadata has two values for '{key}', and a reader would see one"),
-                remedy: "Keep one".into(),
+                remedy: "keep one".into(),
             })
         })
         .collect()

@@ -4,9 +4,10 @@ use super::graph::{Attribute, TensorId};
 use super::recorder::{Recorder, Source, Value, shape_error};
 use super::shapes::{broadcast, resolve, without};
 use crate::error::Result;
+use crate::nn::DropPath;
 use crate::nn::position::Resample;
 use crate::nn::{Conv2d, GlobalResponseNorm, LayerNorm, Linear};
-use crate::ops::{DropPath, Ops};
+use crate::ops::Ops;
 use crate::params::ParamId;
 
 impl Ops for Recorder<'_> {

@@ -24,7 +24,7 @@ impl Opset {
                 "opset_version {version} is not supported; expected {OLDEST_OPSET} to {NEWEST_OPSET}, the newest that \
                  onnxruntime runs"
             ),
-            remedy: "Choose 17 unless the runtime that will load the model asks for another".into(),
+            remedy: "choose 17 unless the runtime that will load the model asks for another".into(),
         })
     }
 

@@ -56,7 +56,7 @@ impl Model {
         if external == Some(false) && !fits {
             return Err(Error::Onnx {
                 problem: format!("the model takes {size} bytes, and one ONNX file holds {MESSAGE_LIMIT}"),
-                remedy: "Let the tensors be written to a file beside it".into(),
+                remedy: "let the tensors be written to a file beside it".into(),
             });
         }
         let data = data_path(path);
@@ -84,7 +84,7 @@ impl Model {
                 "the name of {} is not UTF-8, which a reference from the model needs",
                 data.display()
             ),
-            remedy: "Choose another file name".into(),
+            remedy: "choose another file name".into(),
         })?;
         let mut end = 0;
         for (header, tensor) in headers.iter_mut().zip(&self.initializers) {
@@ -172,7 +172,7 @@ pub(super) fn refuse_existing(paths: &[&Path]) -> Result<()> {
 fn exists(path: &Path) -> Error {
     Error::Onnx {
         problem: format!("{} exists already", path.display()),
-        remedy: "Choose another name, or remove the file".into(),
+        remedy: "choose another name, or remove the file".into(),
     }
 }
 

@@ -6,10 +6,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-use super::{DropPath, Ops};
+use super::Ops;
 use crate::error::Result;
 use crate::nn::position::{self, Resample};
-use crate::nn::{Conv2d, GlobalResponseNorm, LayerNorm, Linear};
+use crate::nn::{Conv2d, DropPath, GlobalResponseNorm, LayerNorm, Linear};
 use crate::params::{ParamId, Params};
 
 /// The arithmetic of matrix products and convolutions; master weights, norms, softmax sums and losses stay fp32, as

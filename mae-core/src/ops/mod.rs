@@ -8,10 +8,9 @@ mod eager;
 
 pub use eager::{Eager, Precision, Regularization};
 
-use crate::backbone::convnextv2;
 use crate::error::Result;
 use crate::nn::position::Resample;
-use crate::nn::{Conv2d, GlobalResponseNorm, LayerNorm, Linear};
+use crate::nn::{Conv2d, ConvNeXtV2Block, DropPath, GlobalResponseNorm, LayerNorm, Linear};
 use crate::params::ParamId;
 
 /// What the three families need. `N` is the batch, which an interpreter may leave open: shapes given to
@@ -130,23 +129,17 @@ pub trait Ops {
     /// As [`linear`](Ops::linear).
     fn prepend_token(&self, token: ParamId, position: &Self::Value, x: &Self::Value) -> Result<Self::Value>;
 
-    /// The ConvNeXt V2 block, `[N, H, W, C]` → the same. An interpreter with a fused kernel replaces the composition.
+    /// The ConvNeXt V2 block, `[N, H, W, C]` → the same: depthwise 7×7, norm, expand, GELU, GRN, project, residual. An
+    /// interpreter with a fused kernel replaces this composition.
     ///
     /// # Errors
     /// As [`linear`](Ops::linear).
-    fn convnextv2_block(&self, x: &Self::Value, block: &convnextv2::Block) -> Result<Self::Value>
-    where
-        Self: Sized,
-    {
-        block.forward(self, x)
+    fn convnextv2_block(&self, x: &Self::Value, block: &ConvNeXtV2Block) -> Result<Self::Value> {
+        let y = self.conv2d(x, &block.dwconv)?;
+        let y = self.layer_norm(&y, &block.norm)?;
+        let y = self.gelu(&self.linear(&y, &block.pwconv1)?)?;
+        let y = self.global_response_norm(&y, &block.grn)?;
+        let y = self.linear(&y, &block.pwconv2)?;
+        self.add(x, &self.drop_path(y, block.drop_path)?)
     }
-}
-
-/// A place where stochastic depth may drop a branch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DropPath {
-    /// Which branch of the model this is.
-    pub site: u64,
-    /// Probability that a sample's branch is dropped.
-    pub rate: f64,
 }

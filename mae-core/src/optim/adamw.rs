@@ -114,7 +114,9 @@ impl AdamW {
                 if view.shape() != spec.shape {
                     let (expected, found) = (&spec.shape, view.shape());
                     let name = &spec.name;
-                    return Err(mismatch(format!("expected moments of shape {expected:?} for '{name}', found {found:?}")));
+                    return Err(mismatch(format!(
+                        "expected moments of shape {expected:?} for '{name}', found {found:?}"
+                    )));
                 }
             }
             self.moments[id.index()] = Some(Moments {

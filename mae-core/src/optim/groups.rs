@@ -41,8 +41,9 @@ pub enum GroupRule {
 pub fn param_groups(params: &Params, weight_decay: f64, rule: GroupRule) -> Vec<ParamGroup> {
     match rule {
         GroupRule::Pretrain { decay_tokens_and_grn } => {
-            let exempt =
-                |spec: &ParamSpec| is_vector(spec) || (!decay_tokens_and_grn && (is_grn(spec) || is_token(spec)));
+            let exempt = |spec: &ParamSpec| {
+                is_vector(spec) || (!decay_tokens_and_grn && (is_grn(spec) || is_token(spec)))
+            };
             let group = |decays: bool| ParamGroup {
                 weight_decay: if decays { weight_decay } else { 0.0 },
                 lr_scale: None,
@@ -60,7 +61,7 @@ pub fn param_groups(params: &Params, weight_decay: f64, rule: GroupRule) -> Vec<
             let mut groups: Vec<ParamGroup> = Vec::new();
             for (id, spec, _) in params.trainable() {
                 let decays = decays_in_finetuning(family, spec);
-                let (layer, head) = layer_id(family, &spec.name, applied);
+                let (layer, head) = layer_id(family, &spec.name, layer_decay, applied);
                 let is_head = backbone_multiplier != 1.0 && spec.name.starts_with("head.");
                 let key = (layer, decays, is_head);
                 let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
@@ -95,16 +96,19 @@ fn is_token(spec: &ParamSpec) -> bool {
 }
 
 fn decays_in_finetuning(family: Family, spec: &ParamSpec) -> bool {
-    let vit_token = matches!(family, Family::Vit(_)) && matches!(spec.name.as_str(), "pos_embed" | "cls_token");
+    let vit_token =
+        matches!(family, Family::Vit(_)) && matches!(spec.name.as_str(), "pos_embed" | "cls_token");
     !(is_vector(spec) || is_grn(spec) || vit_token)
 }
 
 /// The layer a parameter belongs to, and the number of the head's.
-fn layer_id(family: Family, name: &str, applied: bool) -> (usize, usize) {
+fn layer_id(family: Family, name: &str, layer_decay: f64, applied: bool) -> (usize, usize) {
     let mut parts = name.split('.');
     let module = parts.next().unwrap_or_default();
     let mut index = || parts.next().and_then(|part| part.parse::<usize>().ok()).unwrap_or(0);
     match family {
+        // Without decay TAO tells no layers of ConvNeXt apart; of ViT it does.
+        Family::ConvNeXtV2(_) if layer_decay >= 1.0 => (0, 0),
         // ConvNeXt's rule for 27 blocks in the third stage: twelve layers, three of its blocks each.
         Family::ConvNeXtV2(_) => {
             let layer = match module {

@@ -112,7 +112,7 @@ fn mismatch(problem: String) -> Error {
     Error::Setting {
         key: "optimizer state of the checkpoint".into(),
         problem,
-        remedy: "Resume with the spec of that run (model.arch, train.stage, train.freeze, train.optim.type), or start \
+        remedy: "resume with the spec of that run (model.arch, train.stage, train.freeze, train.optim.type), or start \
                  anew from its weights with train.pretrained_model_path"
             .into(),
     }

@@ -6,11 +6,11 @@ use super::PretrainConfig;
 use super::loss::{hidden_patches_loss, normalize_patches, patchify};
 use super::mask::{Mask, repeat_places};
 use crate::arch::ConvNeXtV2Numbers;
-use crate::backbone::convnextv2::{Block, ConvNeXtV2, ConvNeXtV2Init};
+use crate::backbone::convnextv2::{ConvNeXtV2, ConvNeXtV2Init, declare_block};
 use crate::error::Result;
-use crate::nn::Conv2d;
 use crate::nn::init::Init;
-use crate::ops::{DropPath, Eager, Ops};
+use crate::nn::{Conv2d, ConvNeXtV2Block, DropPath};
+use crate::ops::{Eager, Ops};
 use crate::params::{Declare, ParamId};
 
 /// Encoder, projection, decoder of ConvNeXt V2 blocks, prediction of 32×32 pixels a place.
@@ -19,7 +19,7 @@ pub(super) struct Fcmae {
     mask_token: ParamId,
     encoder: ConvNeXtV2,
     proj: Conv2d,
-    decoder: Vec<Block>,
+    decoder: Vec<ConvNeXtV2Block>,
     pred: Conv2d,
     grid: (i64, i64),
 }
@@ -48,7 +48,7 @@ impl Fcmae {
         let decoder = (0..config.decoder_depth.unwrap_or(1))
             .map(|i| {
                 let never = DropPath { site: 0, rate: 0.0 };
-                Block::declare(&place.at("decoder").at(i), dim, &decoder_init, never)
+                declare_block(&place.at("decoder").at(i), dim, &decoder_init, never)
             })
             .collect();
         let pred = pointwise(&place.at("pred"), dim, 32 * 32 * 3);
@@ -74,7 +74,8 @@ impl Fcmae {
         for (index, block) in self.decoder.iter().enumerate() {
             x = ops.scope(&format!("decoder.{index}"), || ops.convnextv2_block(&x, block))?;
         }
-        let pred = ops.scope("pred", || ops.conv2d(&x, &self.pred))?.f_reshape([-1, rows * cols, 32 * 32 * 3])?;
+        let pred =
+            ops.scope("pred", || ops.conv2d(&x, &self.pred))?.f_reshape([-1, rows * cols, 32 * 32 * 3])?;
         let mut target = patchify(images, self.grid)?;
         if norm_pix_loss {
             target = normalize_patches(&target)?;

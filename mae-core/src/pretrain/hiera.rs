@@ -35,7 +35,12 @@ pub(super) struct MaskedHiera {
 }
 
 impl MaskedHiera {
-    pub(super) fn declare(place: &Declare, numbers: HieraNumbers, grid: (i64, i64), config: &PretrainConfig) -> Self {
+    pub(super) fn declare(
+        place: &Declare,
+        numbers: HieraNumbers,
+        grid: (i64, i64),
+        config: &PretrainConfig,
+    ) -> Self {
         let dim = config.decoder_embed_dim.unwrap_or(DECODER_DIM);
         let places = grid.0 * grid.1 * LAST_SIDE * LAST_SIDE;
         let normal = Init::TruncatedNormal { std: 0.02 };
@@ -120,7 +125,8 @@ impl MaskedHiera {
         let mut sum: Option<Tensor> = None;
         for (stage, head) in self.fusion_heads.iter().enumerate() {
             let units = reroll(&stages[stage], kept, UNIT_SIDE >> stage)?;
-            let fused = ops.scope(&format!("multi_scale_fusion_heads.{stage}"), || ops.conv2d(&units, head))?;
+            let fused =
+                ops.scope(&format!("multi_scale_fusion_heads.{stage}"), || ops.conv2d(&units, head))?;
             sum = Some(sum.map_or_else(|| Ok(fused.shallow_clone()), |sum| ops.add(&sum, &fused))?);
         }
         let units = reroll(&stages[stages.len() - 1], kept, LAST_SIDE)?;

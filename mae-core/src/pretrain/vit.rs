@@ -23,7 +23,12 @@ pub(super) struct MaskedVit {
 }
 
 impl MaskedVit {
-    pub(super) fn declare(place: &Declare, numbers: VitNumbers, grid: (i64, i64), config: &PretrainConfig) -> Self {
+    pub(super) fn declare(
+        place: &Declare,
+        numbers: VitNumbers,
+        grid: (i64, i64),
+        config: &PretrainConfig,
+    ) -> Self {
         let dim = config.decoder_embed_dim.unwrap_or(DECODER_DIM);
         let tokens = Tokens::declare_fixed(place, numbers.embed_dim, grid);
         let mask_token = place.param("mask_token", &[1, 1, dim], Init::Normal { std: 0.02 });

@@ -2,6 +2,7 @@
 //! (section 1 of the goldens' README).
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 use std::path::PathBuf;
 
@@ -73,12 +74,12 @@ pub fn parameter(salt: &str, name: &str, shape: &[i64]) -> Tensor {
 
 /// A table filled by the golden rule; fixed sin-cos positions keep their values.
 pub fn golden_params(specs: Vec<ParamSpec>, salt: &str) -> Params {
-    let mut initializer = mae_core::nn::init::Initializer::new(0);
+    let initializer = mae_core::nn::init::Initializer::new(0);
     Params::filled(specs, Device::Cpu, |spec| {
         if spec.trainable || !spec.name.ends_with("pos_embed") {
             Ok(parameter(salt, &spec.name, &spec.shape))
         } else {
-            initializer.tensor(spec)
+            initializer.tensor(&spec.name, &spec.shape, &spec.init)
         }
     })
     .unwrap()

@@ -1,7 +1,7 @@
 //! Pillow's affine transform: `Image.transform(size, AFFINE, …)` and `Image.rotate`.
 
 use crate::decode::RgbImage;
-use crate::transform::Filter;
+use crate::transform::resample::Filter;
 
 /// Output pixel centre to input position: `x' = a x + b y + c`, `y' = d x + e y + f`.
 pub(super) type Matrix = [f64; 6];
@@ -13,7 +13,7 @@ pub(super) fn rotation(degrees: f64, image: &RgbImage) -> Matrix {
     let angle = -degrees.rem_euclid(360.0).to_radians();
     let (sin, cos) = (round(angle.sin()), round(angle.cos()));
     let (cx, cy) = (image.width as f64 / 2.0, image.height as f64 / 2.0);
-    [cos, sin, cx - cos * cx - sin * cy, -sin, cos, cy + sin * cx - cos * cy]
+    [cos, sin, (cos * -cx + sin * -cy) + cx, -sin, cos, (-sin * -cx + cos * -cy) + cy]
 }
 
 /// Transforms `image` in place with the help of `other`; pixels from outside become `fill`.

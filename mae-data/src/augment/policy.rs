@@ -191,3 +191,22 @@ fn split_section<'a>(text: &str, section: &'a str) -> Result<(&'a str, f64), Err
 fn unknown(text: &str, expected: &str) -> Error {
     Error::setting(FIELD, format!("'{text}'"), expected)
 }
+
+#[cfg(test)]
+impl AutoAugment {
+    /// Steps, number of layers and weights of a RandAugment policy.
+    pub(super) fn random_steps(self) -> (Vec<Step>, usize, Option<Vec<f64>>) {
+        match self.choice {
+            Choice::Random { steps, layers, weights } => (steps, layers, weights),
+            Choice::OneOf(_) => panic!("no RandAugment policy"),
+        }
+    }
+
+    /// The lists of an AutoAugment policy.
+    pub(super) fn lists(self) -> Vec<Vec<Step>> {
+        match self.choice {
+            Choice::OneOf(lists) => lists,
+            Choice::Random { .. } => panic!("no AutoAugment policy"),
+        }
+    }
+}

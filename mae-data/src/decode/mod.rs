@@ -141,5 +141,4 @@ fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -19,6 +19,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     check_size(width as u64, height as u64)?;
     let grey_16 = info.bit_depth == BitDepth::Sixteen && info.color_type == ColorType::Grayscale;
     let interlaced = info.interlaced;
+    // Missing pixels are index 0 of a palette, else black, as with Pillow.
+    let missing =
+        info.palette.as_deref().and_then(|palette| palette.first_chunk()).copied().unwrap_or([0; 3]);
     let (color, depth) = reader.output_color_type();
     let channels = color.samples();
     let wide = depth == BitDepth::Sixteen;
@@ -33,19 +36,26 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         reader.next_frame(&mut buffer).map_err(damaged)?;
         to_rgb(&buffer, channels, wide, grey_16, &mut image.data);
     } else {
-        for (y, out) in image.data.chunks_exact_mut(width * 3).enumerate() {
+        let mut rows = image.data.chunks_exact_mut(width * 3).enumerate();
+        for (y, out) in &mut rows {
             match reader.next_row() {
                 Ok(Some(row)) => to_rgb(row.data(), channels, wide, grey_16, out),
                 Ok(None) => break,
                 Err(error) if y == 0 => return Err(damaged(error)),
                 Err(error) => {
-                    damage = Some(format!("{error}; rows from {y} on are black"));
+                    damage = Some(format!("{error}; rows from {y} on are blank"));
+                    fill(out, missing);
                     break;
                 }
             }
         }
+        rows.for_each(|(_, out)| fill(out, missing));
     }
     Ok(Decoded { image, damage })
+}
+
+fn fill(out: &mut [u8], color: [u8; 3]) {
+    out.as_chunks_mut::<3>().0.fill(color);
 }
 
 /// One run of pixels with 1 to 4 channels of 8 or 16 bits to RGB.

@@ -227,5 +227,4 @@ impl fmt::Debug for Loader {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -44,6 +44,8 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Archive, Error>
         census.samples.push(sample);
         Ok(())
     })
+    // In a .tar.gz the sum at the end of the stream tells that all of it is there; here only the marker does.
+    .and_then(|()| walker.expect_end_marker())
     .map_err(|e| tar_error(path, false, e))?;
     Ok(Archive { map, census })
 }
@@ -199,9 +201,6 @@ fn read_members<R: io::BufRead>(
             Kind::File => {}
         }
     }
-    if !walker.ended_with_marker() {
-        tracing::warn!("the archive ends without its end marker; members at its end may be missing");
-    }
     if !walker.drain()? {
         tracing::warn!(
             "data after the end marker of the archive is not read (was it made by joining archives?)"
@@ -247,7 +246,18 @@ fn tar_error(archive: &Path, compressed: bool, error: TarError) -> Error {
     let archive = archive.to_owned();
     match cause {
         Cause::Truncated => Error::Truncated { archive, at, compressed, last_member },
-        Cause::Malformed(detail) => Error::Damaged { archive, at, compressed, detail, last_member },
+        Cause::Malformed(detail) if at == 0 => Error::UnsupportedFormat {
+            path: archive,
+            found: if compressed {
+                format!("a gzip stream without a tar archive in it ({detail})")
+            } else {
+                format!("no tar archive ({detail})")
+            },
+            help: "pack the images as .tar or .tar.gz, or give their folder",
+        },
+        Cause::Malformed(detail) | Cause::Corrupt(detail) => {
+            Error::Damaged { archive, at, compressed, detail, last_member }
+        }
         Cause::Io(e) | Cause::Write(e) => Error::io("read", archive, e),
     }
 }

@@ -28,8 +28,8 @@ pub(crate) struct Census {
     pub(crate) folders: BTreeSet<String>,
     /// Number of other files by extension.
     pub(crate) others: BTreeMap<String, u64>,
-    /// The first few other files.
-    pub(crate) first_others: Vec<String>,
+    /// The first few other files by name.
+    pub(crate) first_others: BTreeSet<String>,
     /// Links and devices of an archive, which are never followed.
     pub(crate) links: u64,
     /// Names that lead out of the archive (`..`, absolute).
@@ -47,6 +47,8 @@ pub(crate) struct Index {
     pub(crate) labels: Vec<u32>,
     pub(crate) classes: Vec<String>,
     pub(crate) digest: String,
+    /// Images that lie outside the class folders.
+    pub(crate) unlabelled: usize,
 }
 
 impl Census {
@@ -83,8 +85,14 @@ impl Census {
             if self.others.len() < 1000 || self.others.contains_key(&kind) {
                 *self.others.entry(kind).or_default() += 1;
             }
-            if self.first_others.len() < 3 {
-                self.first_others.push(name.to_owned());
+            // Folders list their files in any order; the message is the same each time.
+            if self.first_others.len() < 3
+                || self.first_others.last().is_some_and(|last| name < last.as_str())
+            {
+                self.first_others.insert(name.to_owned());
+                if self.first_others.len() > 3 {
+                    self.first_others.pop_last();
+                }
             }
             return false;
         }
@@ -108,19 +116,18 @@ impl Census {
         let mut notes = Vec::new();
         let mut note = |count: u64, text: &str| {
             if count > 0 {
-                notes.push(format!("{count} {text}"));
+                notes.push(format!("{text}: {count}"));
             }
         };
-        note(self.links, "links or devices were not followed");
-        note(self.unsafe_names, "members with an absolute name or '..' in it were left out");
-        note(self.duplicates, "members came again under the same name; the last one of each is used");
-        note(self.oversized, "images larger than 1 GiB were left out");
+        note(self.links, "links or devices, not followed");
+        note(self.unsafe_names, "members with an absolute name or '..' in it, left out");
+        note(self.duplicates, "members that came again under the same name, the last one used");
+        note(self.oversized, "images larger than 1 GiB, left out");
         notes
     }
 
-    /// Orders and labels the samples.
-    pub(crate) fn index(mut self, path: &Path, layout: Layout) -> Result<Index, Error> {
-        self.sort();
+    /// Labels the samples, which are sorted.
+    pub(crate) fn index(self, path: &Path, layout: Layout) -> Result<Index, Error> {
         if self.samples.is_empty() {
             return Err(Error::Empty {
                 path: path.to_owned(),
@@ -134,6 +141,7 @@ impl Census {
                 samples: self.samples,
                 labels: Vec::new(),
                 classes: Vec::new(),
+                unlabelled: 0,
             }),
             Layout::ImageFolder => self.label(path),
         }
@@ -149,6 +157,7 @@ impl Census {
             .map(str::to_owned)
             .collect();
         let mut counts = vec![0u64; classes.len()];
+        let images = self.samples.len();
         let (mut samples, mut labels) = (Vec::new(), Vec::new());
         for sample in self.samples {
             let Some((folder, _)) = sample.name[prefix.len()..].split_once('/') else { continue };
@@ -158,18 +167,15 @@ impl Census {
             samples.push(sample);
         }
         if samples.is_empty() {
-            return Err(Error::Empty {
-                path: path.to_owned(),
-                found: "its images lie at the top, in no class folder".to_owned(),
-                help: "put the images of each class into a folder named after it, as in CLASS/image.jpg",
-            });
+            return Err(Error::NoClassFolder { path: path.to_owned(), images });
         }
         let empty = counts.iter().zip(&classes).filter(|(count, _)| **count == 0);
         let empty: Vec<String> = empty.map(|(_, class)| class.clone()).take(10).collect();
         if !empty.is_empty() {
             return Err(Error::EmptyClass { path: path.to_owned(), classes: empty });
         }
-        Ok(Index { digest: digest(&samples), samples, labels, classes })
+        let unlabelled = images - samples.len();
+        Ok(Index { digest: digest(&samples), samples, labels, classes, unlabelled })
     }
 
     /// The one top-level folder in which all images lie, in folders of their own.
@@ -202,11 +208,12 @@ impl Census {
                     extension => format!("{count} .{extension}"),
                 })
                 .collect();
-            parts.push(format!("files are {} (first: {})", counts.join(", "), self.first_others.join(", ")));
+            let first: Vec<&str> = self.first_others.iter().map(String::as_str).collect();
+            parts.push(format!("its files are {} (first: {})", counts.join(", "), first.join(", ")));
         }
         if !self.folders.is_empty() {
             let names: Vec<&str> = self.folders.iter().take(3).map(String::as_str).collect();
-            parts.push(format!("{} folders ({})", self.folders.len(), names.join(", ")));
+            parts.push(format!("it has {} folders ({})", self.folders.len(), names.join(", ")));
         }
         parts.extend(self.notes());
         parts.join("; ")

@@ -100,15 +100,19 @@ impl Dataset {
             std::io::ErrorKind::NotFound => Error::NotFound { path: path.clone() },
             _ => Error::io("open", &path, e),
         })?;
-        let (storage, census) = if metadata.is_dir() {
+        let (storage, mut census) = if metadata.is_dir() {
             let folder::Folder { census, odd_paths } = folder::walk(&path)?;
             (Storage::Folder { root: path.clone(), odd_paths }, census)
         } else {
             let archive::Archive { map, census } = archive::open(&path, options)?;
             (Storage::Archive { path: path.clone(), map }, census)
         };
-        let notes = census.notes();
-        let Index { samples, labels, classes, digest } = census.index(&path, layout)?;
+        census.sort();
+        let mut notes = census.notes();
+        let Index { samples, labels, classes, digest, unlabelled } = census.index(&path, layout)?;
+        if unlabelled > 0 {
+            notes.push(format!("images outside the class folders, left out: {unlabelled}"));
+        }
         for note in &notes {
             tracing::warn!(source, "{note}");
         }
@@ -252,5 +256,4 @@ fn percent_decoded(text: &str) -> PathBuf {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -2,7 +2,7 @@
 
 mod crop;
 mod normalize;
-mod resample;
+pub(crate) mod resample;
 
 pub use crop::{CropRule, RandomCrop, center, covering_size};
 pub use normalize::{Normalizer, flip_horizontal};
@@ -192,5 +192,4 @@ impl Pipeline {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -42,6 +42,7 @@ unsafe extern "C" {
         host: *const c_char,
         port: u16,
         is_server: c_int,
+        listen_fd: c_int,
         world_size: i64,
         wait_for_workers: c_int,
         timeout_ms: i64,

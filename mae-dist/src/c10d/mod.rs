@@ -6,7 +6,8 @@
 //!
 //! This is the crate's one module with `unsafe`: `native/c10d.cpp` holds the C++ side, where every
 //! exception becomes an error value. A call that fails names its operation, rank and host
-//! ([`crate::DistError`]); no call waits longer than its timeout.
+//! ([`crate::DistError`]). Joining a store, making a group and its operations end with their timeout; a
+//! call to a store whose server is stopped, though still connected, does not.
 #![allow(unsafe_code)]
 
 mod ffi;

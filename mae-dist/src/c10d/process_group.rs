@@ -157,9 +157,11 @@ impl ProcessGroup {
     /// Starts to copy the tensor of rank `root` into the tensors of all ranks.
     ///
     /// # Errors
-    /// [`DistError::Operation`]: a tensor that is not contiguous or not in main memory.
+    /// [`DistError::Tensor`]: a tensor that is not contiguous. [`DistError::Operation`]: one that is not in
+    /// main memory.
     pub fn broadcast(&self, tensor: Tensor, root: usize) -> Result<Work, DistError> {
         const OPERATION: &str = "broadcast";
+        check_contiguous(OPERATION, &tensor)?;
         let root = to_int(root).map_err(|error| self.identity.error(OPERATION, error))?;
         // SAFETY: group and tensor are valid; the Work holds the tensor until the operation is done.
         Work::start(OPERATION, &self.identity, tensor, |tensor, out| unsafe {
@@ -179,6 +181,10 @@ impl ProcessGroup {
         root: usize,
     ) -> Result<(), DistError> {
         const OPERATION: &str = "broadcast_coalesced";
+        if let Some(index) = tensors.iter().position(|tensor| !tensor.defined()) {
+            let (expected, found) = ("a tensor that is defined", "an undefined one".into());
+            return Err(DistError::Tensor { operation: OPERATION, index, expected, found });
+        }
         let root = to_int(root).map_err(|error| self.identity.error(OPERATION, error))?;
         let pointers: Vec<_> = tensors.iter_mut().map(Tensor::as_mut_ptr).collect();
         // SAFETY: the pointers are to tensors that are borrowed until the call returns, and it returns
@@ -198,11 +204,13 @@ impl ProcessGroup {
     /// Starts to reduce the tensors of all ranks, elementwise; every rank gets the same bits.
     ///
     /// # Errors
-    /// [`DistError::Operation`]: a tensor that is not contiguous, not in main memory, or of a dtype that
-    /// cannot be reduced.
+    /// [`DistError::Tensor`]: a tensor that is not contiguous. [`DistError::Operation`]: one that is not in
+    /// main memory, or of a dtype that cannot be reduced.
     pub fn all_reduce(&self, tensor: Tensor, op: ReduceOp) -> Result<Work, DistError> {
+        const OPERATION: &str = "all_reduce";
+        check_contiguous(OPERATION, &tensor)?;
         // SAFETY: group and tensor are valid; the Work holds the tensor until the operation is done.
-        Work::start("all_reduce", &self.identity, tensor, |tensor, out| unsafe {
+        Work::start(OPERATION, &self.identity, tensor, |tensor, out| unsafe {
             ffi::mae_dist_all_reduce(self.handle.as_ptr(), tensor, op as c_int, out)
         })
     }
@@ -211,9 +219,11 @@ impl ProcessGroup {
     /// `[world_size * N]`.
     ///
     /// # Errors
-    /// [`DistError::Operation`]: a tensor that is not contiguous or not in main memory.
+    /// [`DistError::Tensor`]: a tensor that is not contiguous. [`DistError::Operation`]: one that is not in
+    /// main memory.
     pub fn all_gather_into_tensor(&self, mut input: Tensor) -> Result<Work, DistError> {
         const OPERATION: &str = "all_gather_into_tensor";
+        check_contiguous(OPERATION, &input)?;
         let elements = self.world_size * input.numel();
         let output = i64::try_from(elements)
             .map_err(|_| format!("{elements} elements are too many for a tensor"))
@@ -271,6 +281,19 @@ fn to_int(value: usize) -> Result<c_int, NativeError> {
         kind: ffi::ErrorKind::Standard,
         text: format!("expected a number up to {}, found {value}", c_int::MAX),
     })
+}
+
+/// gloo reads and writes a tensor's storage as one block of `numel` elements, whatever its strides say:
+/// it would give wrong values, or write outside of the storage.
+fn check_contiguous(operation: &'static str, tensor: &Tensor) -> Result<(), DistError> {
+    let found = if !tensor.defined() {
+        "an undefined one".to_owned()
+    } else if !tensor.is_contiguous() {
+        format!("shape {:?} with strides {:?}", tensor.size(), tensor.stride())
+    } else {
+        return Ok(());
+    };
+    Err(DistError::Tensor { operation, index: 0, expected: "a contiguous tensor", found })
 }
 
 /// What libtorch said, without the C++ backtrace that tch's errors carry.

@@ -1,6 +1,8 @@
 //! The key-value store where the processes of a group find each other.
 
 use std::fmt;
+use std::net::TcpListener;
+use std::os::fd::IntoRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Once;
 use std::time::Duration;
@@ -49,22 +51,39 @@ pub struct Store {
 unsafe impl Send for Store {}
 
 impl Store {
-    /// Joins a TCP store, or serves it. A client tries again until the server is there.
+    /// Joins a TCP store, or serves it on all addresses of this machine. A client tries again until the
+    /// server is there.
     ///
     /// # Errors
     /// [`DistError::Store`]: nobody serves at that address, the port is taken, or processes did not
     /// join within the timeout.
     pub fn tcp(options: &TcpStoreOptions) -> Result<Self, DistError> {
+        Self::open(options, None)
+    }
+
+    /// Serves a store on a socket that listens already, at its address only. `options` name it to
+    /// others, and their port is not used.
+    ///
+    /// # Errors
+    /// [`DistError::Store`], as for [`tcp`](Self::tcp).
+    pub fn serve(listener: TcpListener, options: &TcpStoreOptions) -> Result<Self, DistError> {
+        let port = listener.local_addr().map_or(options.port, |address| address.port());
+        Self::open(&TcpStoreOptions { port, role: StoreRole::Server, ..options.clone() }, Some(listener))
+    }
+
+    fn open(options: &TcpStoreOptions, listener: Option<TcpListener>) -> Result<Self, DistError> {
         initialise();
         let address = format!("{}:{}", options.host, options.port);
         let origin = Origin { rank: options.rank, host: crate::host_name() };
         let handle = ffi::c_string(&options.host).and_then(|host| {
-            // SAFETY: `host` is a C string that outlives the call, `out` is a place to write to.
+            // SAFETY: `host` is a C string that outlives the call, the socket is handed over, `out` is a
+            // place to write to.
             made(|out| unsafe {
                 ffi::mae_dist_tcp_store_new(
                     host.as_ptr(),
                     options.port,
                     i32::from(options.role == StoreRole::Server),
+                    listener.map_or(-1, IntoRawFd::into_raw_fd),
                     options.world_size.and_then(|size| i64::try_from(size).ok()).unwrap_or(0),
                     i32::from(options.wait_for_workers),
                     milliseconds(options.timeout),

@@ -46,7 +46,7 @@ impl Members {
                 Some(format!("no report {within} from {}: look there first", missing.join(", ")))
             }
             Ok(Err(_)) | Err(_) => Some(format!(
-                "the store at {} is gone: look first at the process that serves it (the launcher, or rank 0)",
+                "the store at {} does not answer: look first at the process that serves it (the launcher, or rank 0)",
                 self.store.address()
             )),
         }

@@ -12,7 +12,10 @@ pub(super) fn apply(root: &mut Map, override_: &Override) -> Result<()> {
     let names: Vec<&str> = if key.contains('/') { vec![key] } else { key.split('.').collect() };
     let current = select(root, &names);
     match (override_.operation, &override_.value) {
-        (Operation::Delete, value) => delete(root, &names, value.as_ref()),
+        // `~key=null` is `~key`.
+        (Operation::Delete, value) => {
+            delete(root, &names, value.as_ref().filter(|value| **value != Value::Null))
+        }
         (Operation::Add, Some(value)) => match current {
             Some(existing) if !value.is_container() => Err(Error::new(
                 Kind::AppendExisting,
@@ -215,15 +218,6 @@ fn update_list(items: &mut [Node], path: &str, names: &[&str], value: &Value, or
         *item = node;
         return Ok(());
     };
-    let list = Node::new(Value::List(vec![node]), origin.clone());
-    // Converted as a list of one, so the error names element 0: name the real one.
-    let converted = convert::convert(path, leaf, list).map_err(|error| {
-        if error.path() == Some(&format!("{path}[0]")) { error.key(&full) } else { error }
-    })?;
-    if let Value::List(mut one) = converted.value
-        && let Some(node) = one.pop()
-    {
-        *item = node;
-    }
+    *item = convert::element(path, index, leaf, node)?;
     Ok(())
 }

@@ -3,12 +3,16 @@
 use super::{Element, Part, arithmetic, parser};
 use crate::spec::convert;
 use crate::spec::error::{Error, Kind, Origin, Result};
-use crate::spec::python;
+use crate::spec::primitive::primitive;
 use crate::spec::schema::{self, Found};
 use crate::spec::value::{Map, Node, Value};
 
 /// Deepest chain of references.
 const MAX_CHAIN: usize = 64;
+
+/// Most references that one resolver follows, and longest text it builds: `${b}${b}` doubles at every level.
+const MAX_REFERENCES: usize = 10_000;
+const MAX_TEXT: usize = 1 << 20;
 
 /// What resolvers read besides the tree.
 pub struct Context<'a> {
@@ -26,12 +30,13 @@ pub struct Resolver<'a> {
     context: &'a Context<'a>,
     /// Paths that are being resolved, to find cycles.
     chain: Vec<String>,
+    references: usize,
 }
 
 impl<'a> Resolver<'a> {
     /// A resolver for a composed tree.
     pub fn new(root: &'a Map, context: &'a Context<'a>) -> Self {
-        Self { root, context, chain: Vec::new() }
+        Self { root, context, chain: Vec::new(), references: 0 }
     }
 
     /// The value of the node at `path` without interpolations, converted to its field's type.
@@ -43,6 +48,10 @@ impl<'a> Resolver<'a> {
             Value::Str(text) if node.value.is_interpolation() => {
                 if self.chain.len() >= MAX_CHAIN || self.chain.iter().any(|seen| seen == path) {
                     return Err(self.fault(path, node, "the interpolation leads back to itself"));
+                }
+                self.references += 1;
+                if self.references > MAX_REFERENCES {
+                    return Err(located(too_large(), path, node));
                 }
                 self.chain.push(path.to_owned());
                 let value = self.text(path, text);
@@ -77,15 +86,19 @@ impl<'a> Resolver<'a> {
     }
 
     fn typed(&self, path: &str, value: Value, origin: &Origin) -> Result<Value> {
-        match schema::find(path) {
-            Some(Found::Leaf(_, leaf)) => {
-                let node = Node::new(value, origin.clone());
-                convert::convert(path, leaf, node).map(|node| node.value).map_err(|error| {
-                    error.remedy("the value comes from an interpolation; write a value of the right type")
-                })
-            }
-            _ => Ok(value),
-        }
+        let (field, index) = match path.split_once('[') {
+            Some((field, index)) => (field, index.strip_suffix(']')),
+            None => (path, None),
+        };
+        let Some(Found::Leaf(_, leaf)) = schema::find(field) else { return Ok(value) };
+        let node = Node::new(value, origin.clone());
+        let converted = match index {
+            Some(index) => convert::element(field, index, leaf, node),
+            None => convert::convert_resolved(field, leaf, node),
+        };
+        converted.map(|node| node.value).map_err(|error| {
+            error.remedy("the value comes from an interpolation; write a value of the right type")
+        })
     }
 
     fn text(&mut self, path: &str, text: &str) -> Result<Value> {
@@ -103,6 +116,9 @@ impl<'a> Resolver<'a> {
             match part {
                 Part::Text(text) => out.push_str(text),
                 part => out.push_str(&self.part(path, part)?.to_text()),
+            }
+            if out.len() > MAX_TEXT {
+                return Err(too_large());
             }
         }
         Ok(Value::Str(out))
@@ -151,17 +167,13 @@ impl<'a> Resolver<'a> {
             full.extend(parents[..depth].iter().map(|name| (*name).to_owned()));
         }
         full.extend(keys.iter().flat_map(|key| key.split('.')).map(str::to_owned));
-        let root = self.root;
-        let mut map = Some(root);
-        let mut node: Option<&Node> = None;
-        let mut owned: Option<Value> = None;
+        let mut cursor = Cursor::Root(self.root);
         let mut at = String::new();
         for name in &full {
-            let next = match (&owned, map, node.map(|node| &node.value)) {
-                (Some(value), ..) => child(value, name).cloned(),
-                (None, _, Some(Value::List(items))) => index(items, name).cloned(),
-                (None, Some(map), _) => map.get(name).cloned(),
-                (None, None, _) => None,
+            let next = match &cursor {
+                Cursor::Root(map) => map.get(name).map(Cursor::Node),
+                Cursor::Node(node) => child(&node.value, name).map(Cursor::Node),
+                Cursor::Value(value) => child(value, name).map(|node| Cursor::Value(node.value.clone())),
             };
             let Some(next) = next else { return Ok(None) };
             at = match name.parse::<usize>() {
@@ -169,22 +181,17 @@ impl<'a> Resolver<'a> {
                 _ if at.is_empty() => name.clone(),
                 _ => format!("{at}.{name}"),
             };
-            if next.value.is_interpolation() {
-                owned = Some(self.resolve(&at, &next)?);
-                continue;
-            }
-            match (&owned, map.and_then(|map| map.get(name))) {
-                (None, Some(real)) => {
-                    map = if let Value::Map(inner) = &real.value { Some(inner) } else { None };
-                    node = Some(real);
+            cursor = match next {
+                Cursor::Node(node) if node.value.is_interpolation() => {
+                    Cursor::Value(self.resolve(&at, node)?)
                 }
-                _ => owned = Some(next.value),
-            }
+                next => next,
+            };
         }
-        let value = match (owned, node) {
-            (Some(value), _) => value,
-            (None, Some(node)) => self.resolve(&at, node)?,
-            (None, None) => return Ok(None),
+        let value = match cursor {
+            Cursor::Value(value) => value,
+            Cursor::Node(node) => self.resolve(&at, node)?,
+            Cursor::Root(_) => return Ok(None),
         };
         Ok(Some((at, value)))
     }
@@ -267,7 +274,9 @@ impl<'a> Resolver<'a> {
                 value => Ok(Value::Str(value.to_text())),
             },
             Element::Unquoted(parts) => match parts.as_slice() {
-                [Part::Text(text)] => Ok(plain(text)),
+                [Part::Text(text)] => {
+                    primitive(text).ok_or_else(|| error("the integer is too large for any field"))
+                }
                 parts => self.parts(path, parts),
             },
             Element::List(items) => Ok(Value::List(
@@ -292,6 +301,17 @@ impl<'a> Resolver<'a> {
     }
 }
 
+/// Where a walk along a path stands: in the tree, or in a value that an interpolation gave.
+enum Cursor<'a> {
+    Root(&'a Map),
+    Node(&'a Node),
+    Value(Value),
+}
+
+fn too_large() -> Error {
+    Error::new(Kind::TooLarge, "the interpolations multiply each other").remedy("write the value itself")
+}
+
 fn error(problem: impl Into<String>) -> Error {
     Error::new(Kind::ResolveError, problem)
 }
@@ -302,25 +322,6 @@ fn located(error: Error, path: &str, node: &Node) -> Error {
         return error;
     }
     error.key(path).value(node.value.shown()).at(&node.origin)
-}
-
-/// What unquoted text in an argument means: a number, a boolean, null or text.
-fn plain(text: &str) -> Value {
-    let whole = text.trim_start_matches(['+', '-']);
-    let leading_zero =
-        whole.len() > 1 && whole.starts_with('0') && whole.bytes().all(|byte| byte.is_ascii_digit());
-    match text.to_ascii_lowercase().as_str() {
-        "null" => Value::Null,
-        "true" => Value::Bool(true),
-        "false" => Value::Bool(false),
-        "infinity" | "+infinity" | "-infinity" => Value::Str(text.to_owned()),
-        _ if leading_zero => Value::Str(text.to_owned()),
-        lower => match (python::parse_int(lower), python::parse_float(lower)) {
-            (Some(value), _) => Value::Int(value),
-            (None, Some(value)) => Value::Float(value),
-            (None, None) => Value::Str(text.to_owned()),
-        },
-    }
 }
 
 fn child<'v>(value: &'v Value, name: &str) -> Option<&'v Node> {

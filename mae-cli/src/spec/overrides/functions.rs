@@ -14,10 +14,6 @@ pub(super) fn is_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-pub(super) fn is_known(name: &str) -> bool {
-    CASTS.contains(&name) || SWEEPS.contains(&name) || name == "sort"
-}
-
 pub(super) fn call(
     name: &str,
     mut arguments: Vec<(Option<String>, Value)>,
@@ -29,6 +25,16 @@ pub(super) fn call(
     }
     if name == "sort" {
         return sort(arguments, origin);
+    }
+    if !CASTS.contains(&name) {
+        return Err(error(format!("there is no function `{name}`")).remedy(
+            "functions are bool, float, int, str and sort; quote the value if it is text with parentheses",
+        ));
+    }
+    if arguments.len() > 1 {
+        return Err(
+            sweep_error(&format!("`{name}(...)` of several values makes a sweep")).remedy("give one value")
+        );
     }
     match (arguments.pop(), arguments.is_empty()) {
         (Some((_, value)), true) => cast(name, value, origin),

@@ -49,7 +49,9 @@ pub struct Override {
 /// The text does not follow the grammar, or asks for a sweep over several values.
 pub fn parse(text: &str, number: usize) -> Result<Override> {
     let origin = Origin::Override { number, text: Arc::from(text) };
-    scanner::Scanner::new(text, origin.clone()).parse().map_err(|error| error.at(&origin))
+    scanner::Scanner::new(text, origin.clone())
+        .parse()
+        .map_err(|error| error.or_value(format!("`{text}`")).at(&origin))
 }
 
 /// Parses all overrides in order; the first error wins, as no later step sees any of them.

@@ -2,7 +2,7 @@
 
 use super::{Operation, Override, error, functions};
 use crate::spec::error::{Error, Kind, Origin, Result};
-use crate::spec::python;
+use crate::spec::primitive::primitive;
 use crate::spec::value::{Map, Node, Value};
 
 /// Deepest nesting of lists and mappings in a value.
@@ -14,11 +14,13 @@ pub(super) struct Scanner<'a> {
     at: usize,
     origin: Origin,
     depth: usize,
+    /// The first function that failed. Syntax errors anywhere win over it, as nothing is called before all is parsed.
+    failed: Option<Error>,
 }
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a str, origin: Origin) -> Self {
-        Self { text, at: 0, origin, depth: 0 }
+        Self { text, at: 0, origin, depth: 0, failed: None }
     }
 
     pub(super) fn parse(mut self) -> Result<Override> {
@@ -50,14 +52,25 @@ impl<'a> Scanner<'a> {
         }
         let value = self.element(false)?;
         let mut sweep = false;
-        self.blanks();
-        while self.eat(',') {
-            sweep = true;
-            self.element(false)?;
+        loop {
+            let end = self.at;
             self.blanks();
+            if self.eat(',') {
+                sweep = true;
+                self.element(false)?;
+                continue;
+            }
+            if self.peek().is_none() && end < self.at {
+                self.at = end;
+                return Err(self.fault("blanks follow the value").remedy("remove them"));
+            }
+            break;
         }
         if let Some(wrong) = self.peek() {
             return Err(self.unexpected(wrong));
+        }
+        if let Some(failed) = self.failed {
+            return Err(failed);
         }
         if sweep {
             let values = self.text.split_once('=').map_or("", |(_, values)| values);
@@ -257,37 +270,45 @@ impl<'a> Scanner<'a> {
                 None => self.fault("a value is missing after the comma"),
             });
         }
-        if plain { primitive(trimmed) } else { Ok(Value::Str(trimmed.to_owned())) }
+        if plain {
+            primitive(trimmed).ok_or_else(|| error("the integer is too large for any field"))
+        } else {
+            Ok(Value::Str(trimmed.to_owned()))
+        }
     }
 
     fn function(&mut self, name: &str) -> Result<Value> {
-        if !functions::is_known(name) {
-            return Err(error(format!("there is no function `{name}`"))
-                .remedy("functions are bool, float, int, str and sort; quote the value if it is text with parentheses"));
-        }
         self.nested(|scanner| {
             let mut arguments = Vec::new();
             scanner.blanks();
-            if scanner.eat(')') {
-                return functions::call(name, arguments, &scanner.origin);
-            }
-            loop {
-                scanner.blanks();
-                let label = scanner.argument_label();
-                arguments.push((label, scanner.element(true)?));
-                scanner.blanks();
-                match scanner.peek() {
-                    Some(',') => scanner.at += 1,
-                    Some(')') => {
-                        scanner.at += 1;
-                        return functions::call(name, arguments, &scanner.origin);
-                    }
-                    Some(wrong) => return Err(scanner.unexpected(wrong)),
-                    None => {
-                        return Err(scanner.fault("the parenthesis is not closed").remedy("end it with `)`"));
+            if !scanner.eat(')') {
+                loop {
+                    scanner.blanks();
+                    let label = scanner.argument_label();
+                    arguments.push((label, scanner.element(true)?));
+                    scanner.blanks();
+                    match scanner.peek() {
+                        Some(',') => scanner.at += 1,
+                        Some(')') => {
+                            scanner.at += 1;
+                            break;
+                        }
+                        Some(wrong) => return Err(scanner.unexpected(wrong)),
+                        None => {
+                            return Err(scanner
+                                .fault("the parenthesis is not closed")
+                                .remedy("end it with `)`"));
+                        }
                     }
                 }
             }
+            Ok(functions::call(name, arguments, &scanner.origin).unwrap_or_else(|error| {
+                // A sweep is noticed last of all.
+                if scanner.failed.as_ref().is_none_or(|first| first.kind() == Kind::SweepWithoutMultirun) {
+                    scanner.failed = Some(error);
+                }
+                Value::Null
+            }))
         })
     }
 
@@ -302,24 +323,25 @@ impl<'a> Scanner<'a> {
         Some(name.to_owned())
     }
 
-    /// `${...}` with its nested braces and quotes, as written.
+    /// `${...}` as written. Between the braces stands at least one character and no brace but those of further `${`.
     fn interpolation(&mut self) -> Result<&'a str> {
         let start = self.at;
-        let (mut depth, mut quote) = (0usize, None);
+        let mut depth = 0usize;
         while let Some(next) = self.peek() {
-            self.at += next.len_utf8();
-            match (quote, next) {
-                (Some(open), _) if open == next => quote = None,
-                (Some(_), _) => {}
-                (None, '\'' | '"') => quote = Some(next),
-                (None, '{') => depth += 1,
-                (None, '}') => {
-                    depth -= 1;
-                    if depth == 0 {
-                        return Ok(&self.text[start..self.at]);
-                    }
+            if self.text[self.at..].starts_with("${") {
+                depth += 1;
+                self.at += 2;
+                if self.peek() == Some('}') {
+                    return Err(self.unexpected('}'));
                 }
-                (None, _) => {}
+            } else if next == '{' {
+                return Err(self.unexpected('{'));
+            } else {
+                self.at += next.len_utf8();
+                depth -= usize::from(next == '}');
+                if depth == 0 {
+                    return Ok(&self.text[start..self.at]);
+                }
             }
         }
         self.at = start;
@@ -385,52 +407,4 @@ fn is_unquoted(character: char) -> bool {
             character,
             '_' | '/' | '-' | '+' | '.' | '$' | '%' | '*' | '@' | '?' | '|' | ':' | ' ' | '\t'
         )
-}
-
-/// What unquoted text without escapes means.
-fn primitive(text: &str) -> Result<Value> {
-    let lower = text.to_ascii_lowercase();
-    Ok(match lower.as_str() {
-        "null" => Value::Null,
-        "true" => Value::Bool(true),
-        "false" => Value::Bool(false),
-        _ if is_int(&lower) => Value::Int(
-            python::parse_int(&lower)
-                .ok_or_else(|| error("the integer is too large for any field").value(text.to_owned()))?,
-        ),
-        _ if is_float(&lower) => Value::Float(python::parse_float(&lower).unwrap_or(f64::NAN)),
-        _ => Value::Str(text.to_owned()),
-    })
-}
-
-/// `0 | [1-9](_?[0-9])*` with a sign.
-fn is_int(text: &str) -> bool {
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    digits == "0"
-        || (digits.starts_with(|first: char| ('1'..='9').contains(&first))
-            && python::parse_int(digits).is_some())
-}
-
-fn is_float(text: &str) -> bool {
-    let body = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if matches!(body, "inf" | "nan") {
-        return true;
-    }
-    let digits = |text: &str| {
-        text.starts_with(|first: char| first.is_ascii_digit()) && python::parse_int(text).is_some()
-    };
-    let (mantissa, exponent) = match body.split_once('e') {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
-        None => (body, None),
-    };
-    let exponent_fits =
-        exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)));
-    let mantissa_fits = match mantissa.split_once('.') {
-        Some(("", fraction)) => digits(fraction),
-        Some((whole, fraction)) => {
-            is_int(whole) && !whole.starts_with(['+', '-']) && (fraction.is_empty() || digits(fraction))
-        }
-        None => exponent.is_some() && is_int(mantissa) && !mantissa.starts_with(['+', '-']),
-    };
-    exponent_fits && mantissa_fits
 }

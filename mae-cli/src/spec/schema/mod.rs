@@ -1,11 +1,13 @@
 //! What a spec may contain: one table, one row a field.
 //!
-//! The table is [`table`]. A row there is a field of a typed struct and at once the row that parsing, conversion,
+//! The table is `table.rs`. A row there is a field of a typed struct and at once the row that parsing, conversion,
 //! checking, `default_specs` and the messages read, so a field is added in one place.
 
+mod choice;
 mod row;
 mod table;
 
+pub use choice::*;
 pub use row::{Condition, Entry, Leaf, Limit, Literal, Row, Shape, Upstream};
 pub use table::*;
 

@@ -2,6 +2,10 @@
 //!
 //! A row reads `name: type in the plan => what the schema says`; its doc comment is its help. Sections nest.
 
+use super::choice::{
+    Compat, Device, DistributedStrategy, ExportFormat, ExportHead, Interpolation, IntervalUnit, LrScheduler,
+    MixupMode, MonitorName, OptimType, Precision, Stage,
+};
 use super::row::{Condition::*, Entry, Leaf, Limit, Literal, Row};
 use serde::Deserialize;
 
@@ -25,28 +29,6 @@ macro_rules! section {
             pub const ROWS: &'static [Row] = &[
                 $( Row { name: plain(stringify!($field)), doc: &[$($help),+], entry: $entry.row() }, )+
             ];
-        }
-    };
-}
-
-/// Declares an enum whose variants are the options of a field.
-macro_rules! choice {
-    ( $(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $help:literal])+ $variant:ident = $text:literal ),+ $(,)? } ) => {
-        $(#[doc = $about])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-        pub enum $name { $( $(#[doc = $help])+ #[serde(rename = $text)] $variant, )+ }
-
-        impl $name {
-            /// The option as a spec spells it.
-            pub const fn as_str(self) -> &'static str {
-                match self { $( Self::$variant => $text, )+ }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
         }
     };
 }
@@ -81,144 +63,6 @@ const fn section(rows: &'static [Row]) -> Entry {
 const NULL: Literal = Literal::Null;
 const EMPTY: Literal = Literal::Text("");
 const INF: f64 = f64::INFINITY;
-
-choice! {
-    /// What a run does where TAO ignores a key or has a bug.
-    Compat {
-        /// The documented meaning.
-        Fixed = "fixed",
-        /// Upstream's behaviour, bugs included, where it can matter to a result.
-        Tao = "tao",
-    }
-}
-
-choice! {
-    /// Where the mathematics runs.
-    Device {
-        /// CUDA when a device is there, else the CPU, said in one line.
-        Auto = "auto",
-        /// The CPU.
-        Cpu = "cpu",
-        /// CUDA, or an error.
-        Cuda = "cuda",
-    }
-}
-
-choice! {
-    /// What is trained.
-    Stage {
-        /// Self-supervised reconstruction of masked patches.
-        Pretrain = "pretrain",
-        /// Supervised classification.
-        Finetune = "finetune",
-    }
-}
-
-choice! {
-    /// Numeric precision of training.
-    Precision {
-        /// 32-bit floats.
-        Fp32 = "fp32",
-        /// Mixed precision with bfloat16.
-        Bf16 = "bf16",
-        /// Mixed precision with 16-bit floats and loss scaling.
-        Fp16 = "fp16",
-    }
-}
-
-choice! {
-    /// How several devices share a model.
-    DistributedStrategy {
-        /// Every device holds the whole model.
-        Ddp = "ddp",
-        /// Parameters, gradients and optimizer state are sharded.
-        Fsdp = "fsdp",
-    }
-}
-
-choice! {
-    /// What `train.checkpoint_interval` counts.
-    IntervalUnit {
-        /// Epochs.
-        Epoch = "epoch",
-        /// Optimizer steps.
-        Step = "step",
-    }
-}
-
-choice! {
-    /// The optimizer.
-    OptimType {
-        /// AdamW.
-        AdamW = "AdamW",
-        /// Stochastic gradient descent with momentum; TAO accepts it without listing it.
-        Sgd = "SGD",
-    }
-}
-
-choice! {
-    /// The learning-rate schedule.
-    LrScheduler {
-        /// Multiplied by `gamma` at each of `milestones` (epochs).
-        MultiStep = "MultiStep",
-        /// Linear warm-up, then half a cosine, counted in optimizer steps.
-        Cosine = "cosine",
-    }
-}
-
-choice! {
-    /// The metric that TAO's options name for the scheduler.
-    MonitorName {
-        /// Validation loss.
-        ValLoss = "val_loss",
-        /// Training loss.
-        TrainLoss = "train_loss",
-    }
-}
-
-choice! {
-    /// Resampling of the finetune training transform.
-    Interpolation {
-        /// Bilinear.
-        Bilinear = "bilinear",
-        /// Bicubic.
-        Bicubic = "bicubic",
-        /// Bilinear or bicubic, drawn for each image.
-        Random = "random",
-    }
-}
-
-choice! {
-    /// What shares one mixing weight.
-    MixupMode {
-        /// The batch.
-        Batch = "batch",
-        /// A pair of images.
-        Pair = "pair",
-        /// Each image has its own.
-        Elem = "elem",
-    }
-}
-
-choice! {
-    /// What an exported pretraining model ends with.
-    ExportHead {
-        /// Pooled features after the final norm.
-        Features = "features",
-        /// Upstream's random classifier.
-        Random = "random",
-    }
-}
-
-choice! {
-    /// File format of an export.
-    ExportFormat {
-        /// ONNX.
-        Onnx = "onnx",
-        /// Named by TAO's schema; neither TAO's export nor ours writes it.
-        Xdl = "xdl",
-    }
-}
 
 section! {
     /// A whole spec with every default filled in.
@@ -410,7 +254,7 @@ section! {
         /// Metric that the scheduler would watch; no schedule here watches one.
         monitor_name: MonitorName => Leaf::text("train_loss").options(&["val_loss", "train_loss"]).unused();
         /// Learning rate.
-        lr: f64 => Leaf::float(0.0002).min(0.0).max(1.0).when(Above(0.0)).automl(true).example("2e-4");
+        lr: f64 => Leaf::float(0.0002).min(0.0).max(1.0).when(Above(0.0)).limit(Limit::Above(0.0)).automl(true).example("2e-4");
         /// Factor on the learning rate of the backbone (finetune).
         backbone_multiplier: f64 => Leaf::float(0.1).min(0.0).max(1.0).when(Above(0.0)).automl(true).popular()
             .honoured_here("the backbone learns at lr times this");
@@ -454,8 +298,6 @@ section! {
         decoder_depth: usize => Leaf::int(1).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this many blocks");
         /// Width of the decoder (pretrain).
         decoder_embed_dim: usize => Leaf::int(512).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this width");
-        /// Keep masked patches out of every ConvNeXt V2 layer, as in the paper, instead of masking the stem only.
-        sparse_encoder: bool => Leaf::bool(false).extension();
     }
 }
 
@@ -568,7 +410,5 @@ section! {
         format: ExportFormat => Leaf::text("onnx").options(&["onnx", "xdl"]);
         /// What a model of stage pretrain ends with: its pooled features, or upstream's random classifier.
         head: ExportHead => Leaf::text("features").options(&["features", "random"]).extension();
-        /// Compare the file's output with ours after writing.
-        verify: bool => Leaf::bool(false).extension();
     }
 }

@@ -112,34 +112,41 @@ fn int(text: &str) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
-/// OmegaConf's rule: `[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)? | [-+]?[0-9][0-9_]*[eE][-+]?[0-9]+ |
-/// \.[0-9_]+(?:[eE][-+][0-9]+)? | [-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]* | [-+]?\.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN)`
+/// PyYAML's rule or OmegaConf's. PyYAML: `[-+]?[0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?`, `\.[0-9][0-9_]*([eE][-+][0-9]+)?`,
+/// sexagesimals with a fraction, `[-+]?\.inf`, `\.nan`. OmegaConf adds, for digits with single underscores between
+/// them, an exponent without a sign, and an exponent without a dot.
 fn is_float(text: &str) -> bool {
     if matches!(text, ".nan" | ".NaN" | ".NAN") || matches!(unsigned(text), ".inf" | ".Inf" | ".INF") {
         return true;
     }
+    let starts = |text: &str| text.starts_with(|first: char| first.is_ascii_digit());
     if let Some(rest) = text.strip_prefix('.') {
         let (fraction, exponent) = split_exponent(rest);
-        return digits(fraction)
-            && exponent.is_none_or(|exponent| exponent.starts_with(['-', '+']) && is_exponent(exponent));
+        return starts(fraction) && digits(fraction) && exponent.is_none_or(is_signed_exponent);
     }
     let body = unsigned(text);
-    if !body.starts_with(|first: char| first.is_ascii_digit()) {
+    if !starts(body) {
         return false;
     }
-    if let Some((whole, fraction)) = body.split_once('.') {
-        let mut parts = whole.split(':');
-        if !parts.next().is_some_and(digits) {
-            return false;
-        }
-        if whole.contains(':') {
-            return parts.all(is_sixtieth) && (fraction.is_empty() || digits(fraction));
-        }
-        let (fraction, exponent) = split_exponent(fraction);
-        return (fraction.is_empty() || digits(fraction)) && exponent.is_none_or(is_exponent);
+    let Some((whole, fraction)) = body.split_once('.') else {
+        let (whole, exponent) = split_exponent(body);
+        return python::is_digits(whole) && exponent.is_some_and(is_exponent);
+    };
+    let mut parts = whole.split(':');
+    if !parts.next().is_some_and(digits) {
+        return false;
     }
-    let (whole, exponent) = split_exponent(body);
-    digits(whole) && exponent.is_some_and(is_exponent)
+    if whole.contains(':') {
+        return parts.all(is_sixtieth) && (fraction.is_empty() || digits(fraction));
+    }
+    let (fraction, exponent) = split_exponent(fraction);
+    let grouped = python::is_digits(whole);
+    (fraction.is_empty() || digits(fraction))
+        && exponent.is_none_or(|exponent| is_signed_exponent(exponent) || (grouped && is_exponent(exponent)))
+}
+
+fn is_signed_exponent(text: &str) -> bool {
+    text.starts_with(['-', '+']) && is_exponent(text)
 }
 
 fn split_exponent(text: &str) -> (&str, Option<&str>) {
@@ -210,5 +217,91 @@ fn is_timestamp(text: &str) -> bool {
             is_number(hours, 1, 2) && minutes.is_none_or(|minutes| is_number(minutes, 2, 2))
         }
         None => (zone.is_empty() && tail.is_empty()) || zone == "Z",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Recorded from OmegaConf 2.3.0 with PyYAML 6.0.3.
+    #[test]
+    fn scalars_mean_what_omegaconf_makes_of_them() {
+        for (text, value) in [
+            ("1", Value::Int(1)),
+            ("0", Value::Int(0)),
+            ("-3", Value::Int(-3)),
+            ("+4", Value::Int(4)),
+            ("007", Value::Int(7)),
+            ("010", Value::Int(8)),
+            ("0x1F", Value::Int(31)),
+            ("0b11", Value::Int(3)),
+            ("1_000", Value::Int(1000)),
+            ("1__0", Value::Int(10)),
+            ("1_", Value::Int(1)),
+            ("1.0", Value::Float(1.0)),
+            ("1.", Value::Float(1.0)),
+            (".5", Value::Float(0.5)),
+            ("1e3", Value::Float(1000.0)),
+            ("1e-4", Value::Float(0.0001)),
+            ("1.5e3", Value::Float(1500.0)),
+            ("1.5E+3", Value::Float(1500.0)),
+            ("1.e-4", Value::Float(0.0001)),
+            (".5e+3", Value::Float(500.0)),
+            ("1_0.5", Value::Float(10.5)),
+            ("1__0.5", Value::Float(10.5)),
+            ("1:30", Value::Int(90)),
+            ("1:30:15", Value::Int(5415)),
+            ("1:30.5", Value::Float(90.5)),
+            ("-1:30", Value::Int(-90)),
+            (".inf", Value::Float(f64::INFINITY)),
+            ("-.inf", Value::Float(f64::NEG_INFINITY)),
+            ("+.Inf", Value::Float(f64::INFINITY)),
+            (".nan", Value::Float(f64::NAN)),
+            ("true", Value::Bool(true)),
+            ("TRUE", Value::Bool(true)),
+            ("yes", Value::Bool(true)),
+            ("On", Value::Bool(true)),
+            ("off", Value::Bool(false)),
+            ("null", Value::Null),
+            ("Null", Value::Null),
+            ("~", Value::Null),
+            ("12:30:45", Value::Int(45045)),
+            ("0_7", Value::Int(7)),
+            ("0b_1", Value::Int(1)),
+            ("0x_f", Value::Int(15)),
+            (".5_0", Value::Float(0.5)),
+        ] {
+            let read = plain(text).unwrap();
+            // `nan` differs from itself, its spelling does not.
+            assert_eq!(read.to_text(), value.to_text(), "{text}");
+            assert!(is_ambiguous(text), "{text} must be quoted when it is text");
+        }
+        for text in [
+            "09",
+            "0xg",
+            "0b2",
+            "0o17",
+            "_1",
+            "-.5",
+            "+.5",
+            ".5e3",
+            "1_e5",
+            "1:60",
+            "0:30",
+            "inf",
+            "NaN",
+            "tRue",
+            "y",
+            "n",
+            "???",
+            "2024-01-02",
+            "1,000",
+            "1.2.3",
+            "._5",
+        ] {
+            assert_eq!(plain(text), Some(Value::Str(text.to_owned())), "{text}");
+        }
+        assert_eq!(plain(&"9".repeat(50)), None, "too large for any field");
     }
 }

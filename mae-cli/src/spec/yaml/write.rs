@@ -166,7 +166,8 @@ impl Emitter {
             let inner = 0 < end && end + 1 < characters.len();
             if inner
                 && (character == Some(' ') || start >= end)
-                && self.column + end.saturating_sub(start) > WIDTH
+                // After an escape, `start` is one ahead of `end`: PyYAML then counts one column less.
+                && self.column + end > WIDTH + start
                 && split
             {
                 if start < end {

@@ -130,7 +130,7 @@ pub fn plan(
         }
     }
     match report.refusal(role) {
-        Some(reason) => Err(Error::LoadRefused { reason, report: report.to_string() }),
+        Some((reason, remedy)) => Err(Error::LoadRefused { reason, report: report.to_string(), remedy }),
         None => Ok(LoadPlan { assignments, report }),
     }
 }
@@ -153,7 +153,7 @@ fn place(
         Some(transforms) => Ok((candidate, transforms)),
         None => {
             let (found, expected) = (view.shape().to_vec(), expected.to_vec());
-            Err(if names::is_head(&candidate.name) && role != Role::Full {
+            Err(if names::is_head(&candidate.name) {
                 SkipReason::HeadShape { found, expected }
             } else {
                 SkipReason::Shape { found, expected }

@@ -7,6 +7,8 @@ use super::{Role, Transform};
 
 /// Lists longer than this are shortened.
 const SHOWN: usize = 4;
+/// What to do with weights of another model.
+const OTHER_ARCHITECTURE: &str = "set model.arch to that of the checkpoint, or give another checkpoint";
 
 /// What becomes of every tensor of the checkpoint and of the model.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -114,33 +116,51 @@ impl LoadReport {
         self.skipped.push(Skipped { source: source.to_owned(), reason });
     }
 
-    /// Why the load must not happen, if so.
-    pub(super) fn refusal(&self, role: Role) -> Option<String> {
+    /// Why the load must not happen and what can be done, if so.
+    pub(super) fn refusal(&self, role: Role) -> Option<(String, String)> {
         let other_shape = self.skipped.iter().find_map(|skipped| match &skipped.reason {
             SkipReason::Shape { found, expected } => Some((&skipped.source, found, expected)),
             _ => None,
         });
         if let Some((name, found, expected)) = other_shape {
-            return Some(format!(
-                "{name} has shape {found:?}, the model needs {expected:?}; the checkpoint is of another architecture \
-                 (check model.arch)"
+            return Some((
+                format!(
+                    "{name} has shape {found:?}, the model needs {expected:?}: the checkpoint is of another architecture"
+                ),
+                OTHER_ARCHITECTURE.into(),
+            ));
+        }
+        let other_head = self.skipped.iter().find_map(|skipped| match &skipped.reason {
+            SkipReason::HeadShape { found, expected } => Some((first(found), first(expected))),
+            _ => None,
+        });
+        if let (Role::Full, Some((found, expected))) = (role, other_head) {
+            return Some((
+                format!("the checkpoint tells {found} classes apart, the model {expected}"),
+                format!("set model.num_classes={found}, or give a checkpoint of {expected} classes"),
             ));
         }
         if role == Role::Full && !self.missing.is_empty() {
-            return Some(format!(
-                "{} of the model's {} tensors are not in the checkpoint; it is of another stage or architecture \
-                 (check train.stage, model.arch and dataset.num_classes)",
-                self.missing.len(),
-                self.target_tensors
+            return Some((
+                format!(
+                    "{} of the model's {} tensors are not in the checkpoint: it is of another stage or architecture",
+                    self.missing.len(),
+                    self.target_tensors
+                ),
+                "set train.stage and model.arch to those of the checkpoint, or give another checkpoint"
+                    .into(),
             ));
         }
         let usable = self.source_tensors
             - self.skipped.iter().filter(|skipped| skipped.reason == SkipReason::PretrainingOnly).count();
         if self.loaded_tensors() * 10 < usable.max(1) {
-            return Some(format!(
-                "only {} of the checkpoint's {} tensors fit the model; it is of another architecture (check model.arch)",
-                self.loaded_tensors(),
-                self.source_tensors
+            return Some((
+                format!(
+                    "only {} of the checkpoint's {} tensors fit: it is of another architecture",
+                    self.loaded_tensors(),
+                    self.source_tensors
+                ),
+                OTHER_ARCHITECTURE.into(),
             ));
         }
         None

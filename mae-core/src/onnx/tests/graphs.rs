@@ -3,9 +3,10 @@
 use tch::Kind;
 
 use super::*;
+use crate::nn::DropPath;
 use crate::nn::position::Resample;
 use crate::nn::{Conv2d, GlobalResponseNorm, LayerNorm, Linear};
-use crate::ops::{DropPath, Ops};
+use crate::ops::Ops;
 
 #[test]
 fn a_linear_layer_is_a_product_with_the_transposed_weight() {

@@ -1,0 +1,26 @@
+//! The `mae` binary from end to end, on real images, as a user starts it.
+//!
+//! | room | what it holds |
+//! | --- | --- |
+//! | `road` | pretrain, finetune, evaluate, inference, export, and the artefacts of each |
+//! | `interop` | our files in PyTorch, onnx and onnxruntime; upstream's checkpoint in ours |
+//! | `resume` | interrupts, kills, threads: the same weights bit for bit |
+//! | `errors` | what a user reads when something is wrong, and the exit code |
+//! | `families` | ViT and Hiera |
+//! | `cli` | default specs, version |
+//! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests fail by panicking"
+)]
+
+mod cli;
+mod common;
+mod errors;
+mod families;
+mod interop;
+mod resume;
+mod road;
