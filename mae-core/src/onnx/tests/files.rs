@@ -22,7 +22,7 @@ fn options_that_cannot_be_met_are_refused() {
     };
     insta::assert_snapshot!(refusal(options(12)), @"ONNX export: opset_version 12 is not supported; expected 13 to 28, the newest that onnxruntime runs\n  help: choose 17 unless the runtime that will load the model asks for another");
     insta::assert_snapshot!(refusal(options(NEWEST_OPSET + 1)), @"ONNX export: opset_version 29 is not supported; expected 13 to 28, the newest that onnxruntime runs\n  help: choose 17 unless the runtime that will load the model asks for another");
-    insta::assert_snapshot!(refusal(ExportOptions { batch_size: Some(0), ..options(17) }), @"ONNX export: batch_size is 0, expected at least 1. Correct it; an open batch is set by leaving it unset (-1 in a spec)");
+    insta::assert_snapshot!(refusal(ExportOptions { batch_size: Some(0), ..options(17) }), @"ONNX export: batch_size is 0, expected at least 1\n  help: correct it; an open batch is set by leaving it unset (-1 in a spec)");
     let twice = vec![("arch".to_owned(), "a".to_owned()), ("arch".to_owned(), "b".to_owned())];
     insta::assert_snapshot!(refusal(ExportOptions { metadata: twice, ..options(17) }), @"ONNX export: the metadata has two values for 'arch', and a reader would see one\n  help: keep one");
 }
