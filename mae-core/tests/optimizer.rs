@@ -195,7 +195,10 @@ fn check_trajectory(name: &str, case: &Value) {
             warmup_steps: (total / epochs as u64) as f64 * warmup,
             total_steps: total,
         },
-        _ => LrSchedule::MultiStep { lr, milestones: vec![88, 96], gamma: 0.1 },
+        _ => {
+            let milestones = config["milestones"].as_array().unwrap().iter().map(|m| m.as_u64().unwrap());
+            LrSchedule::MultiStep { lr, milestones: milestones.collect(), gamma: number(&config["gamma"]) }
+        }
     };
     let smoothing = config["dataset__augmentation__smoothing"].as_f64().unwrap_or(0.1);
     let trainer_config = TrainerConfig {
