@@ -4,11 +4,13 @@
 //! overrides anywhere after the sub-command. Two differ: a usage error exits with 1, not 2, because 2 means that a run
 //! failed; and the command line is never split a second time, so paths with blanks work.
 
+use crate::spec::generate::Strictness;
 use crate::spec::schema::{self, Found};
 use crate::spec::{self, Action, Kind};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::builder::{OsStringValueParser, PossibleValue, TypedValueParser as _};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Trains and uses masked autoencoders: ConvNeXt V2, ViT and Hiera.
 ///
@@ -17,7 +19,13 @@ use std::path::PathBuf;
 #[command(name = "mae", version, propagate_version = true, infer_long_args = true, args_override_self = true)]
 pub struct Args {
     /// Spec file in YAML.
-    #[arg(short = 'e', long = "experiment_spec_file", value_name = "FILE", global = true)]
+    #[arg(
+        short = 'e',
+        long = "experiment_spec_file",
+        value_name = "FILE",
+        global = true,
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
     pub spec: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
@@ -42,6 +50,78 @@ pub enum Command {
         #[arg(value_name = "KEY=VALUE")]
         overrides: Vec<String>,
     },
+    /// Say what works on this machine, and what a spec would run into
+    Doctor(ActionOf),
+    /// Show a spec as it is understood, or the reference of all fields
+    Spec {
+        /// What to show
+        #[command(subcommand)]
+        what: Shown,
+    },
+    /// Print TAO's JSON schema and spec template of an action
+    Schema(Schema),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What `mae spec` shows.
+#[derive(Debug, Subcommand)]
+pub enum Shown {
+    /// The spec with its overrides and all defaults
+    Show {
+        /// As a run would use it: every reference resolved, the checkpoint chosen, what is unset taken from it
+        #[arg(long)]
+        resolved: bool,
+        /// Only what was set, and where
+        #[arg(long, conflicts_with = "resolved")]
+        origins: bool,
+        /// The spec's overrides and action
+        #[command(flatten)]
+        of: ActionOf,
+    },
+    /// Every field in Markdown, as in docs/spec-reference.md
+    Reference,
+}
+
+/// A spec's overrides, and the action that it is looked at for.
+#[derive(Debug, clap::Args)]
+pub struct ActionOf {
+    /// Values that win over the spec file, e.g. train.optim.lr=1e-4
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// The action that the spec is for
+    #[arg(long, default_value = "train")]
+    pub action: Action,
+}
+
+/// `mae schema`.
+#[derive(Debug, clap::Args)]
+pub struct Schema {
+    /// The action
+    #[arg(value_parser = spec::generate::ACTIONS, required_unless_present = "out")]
+    pub action: Option<String>,
+    /// The spec template instead of the schema
+    #[arg(long)]
+    pub template: bool,
+    /// JSON that strict parsers read: leave infinite maxima out, which TAO writes as Infinity
+    #[arg(long)]
+    pub strict: bool,
+    /// Write manifest.json, schemas/ and references/ of all actions into this folder
+    #[arg(short, long, value_name = "FOLDER", conflicts_with_all = ["action", "template"])]
+    pub out: Option<PathBuf>,
+}
+
+impl ValueEnum for Action {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
 }
 
 /// Overrides of the spec, and options that Hydra's users know.
@@ -59,6 +139,12 @@ pub struct Overrides {
     /// With --cfg: only this section
     #[arg(short, long, requires = "cfg", value_name = "SECTION")]
     pub package: Option<String>,
+    /// Run once for each combination of values, e.g. train.optim.lr=1e-3,1e-4, each in multirun/DATE/TIME/NUMBER
+    #[arg(short, long)]
+    pub multirun: bool,
+    /// Another spec beside the one of -e, in its place
+    #[arg(long = "config-name", value_name = "NAME", hide = true)]
+    pub config_name: Option<PathBuf>,
 }
 
 /// What the command line asks for.
@@ -71,6 +157,15 @@ pub enum Request {
         /// The spec file; whether it exists is not known yet.
         spec: PathBuf,
         /// Overrides in order.
+        overrides: Vec<String>,
+    },
+    /// `--multirun`: an action once for each combination of values.
+    Sweep {
+        /// The action.
+        action: Action,
+        /// The spec file.
+        spec: PathBuf,
+        /// Overrides in order, some with several values.
         overrides: Vec<String>,
     },
     /// `--cfg job`: print the composed spec.
@@ -91,6 +186,60 @@ pub enum Request {
         /// Overrides in order; `results_dir=` is the one that matters.
         overrides: Vec<String>,
     },
+    /// `doctor`: look at the machine and, when one is given, at a spec.
+    Doctor {
+        /// The action that the spec is for.
+        action: Action,
+        /// The spec file, if any.
+        spec: Option<PathBuf>,
+        /// Overrides in order.
+        overrides: Vec<String>,
+    },
+    /// `spec show`: a spec as it is understood.
+    ShowSpec {
+        /// The action that the spec is for.
+        action: Action,
+        /// The spec file; without one, the defaults.
+        spec: Option<PathBuf>,
+        /// Overrides in order.
+        overrides: Vec<String>,
+        /// What of it.
+        view: View,
+    },
+    /// `spec reference`.
+    Reference,
+    /// `schema ACTION`: the text of one file.
+    Schema {
+        /// The action.
+        action: String,
+        /// The template instead of the schema.
+        template: bool,
+        /// How infinite maxima are written.
+        strictness: Strictness,
+    },
+    /// `schema --out FOLDER`: all files.
+    SchemaFiles {
+        /// Where they go.
+        folder: PathBuf,
+        /// How infinite maxima are written.
+        strictness: Strictness,
+    },
+    /// `completions SHELL`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What `mae spec show` shows of a spec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// Everything, references as written.
+    Composed,
+    /// Everything, as a run would use it.
+    Resolved,
+    /// What was set, and where.
+    Origins,
 }
 
 impl Args {
@@ -105,14 +254,48 @@ impl Args {
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
+            Command::Doctor(ActionOf { overrides, action }) => {
+                return Ok(Request::Doctor { action, spec: self.spec, overrides });
+            }
+            Command::Spec { what: Shown::Reference } => return Ok(Request::Reference),
+            Command::Spec { what: Shown::Show { resolved, origins, of: ActionOf { overrides, action } } } => {
+                let view = match (resolved, origins) {
+                    (true, _) => View::Resolved,
+                    (_, true) => View::Origins,
+                    _ => View::Composed,
+                };
+                return Ok(Request::ShowSpec { action, spec: self.spec, overrides, view });
+            }
+            Command::Schema(Schema { action, template, strict, out }) => {
+                let strictness = if strict { Strictness::Strict } else { Strictness::AsTao };
+                return Ok(match (out, action) {
+                    (Some(folder), _) => Request::SchemaFiles { folder, strictness },
+                    (None, action) => {
+                        Request::Schema { action: action.unwrap_or_default(), template, strictness }
+                    }
+                });
+            }
+            Command::Completions { shell } => return Ok(Request::Completions { shell }),
+        };
+        let given = Overrides {
+            // As upstream: an argument that a script left empty is none.
+            overrides: given.overrides.into_iter().filter(|text| !text.is_empty()).collect(),
+            ..given
         };
         match self.spec {
-            Some(spec) => Ok(match given {
-                Overrides { overrides, cfg: Some(_), resolve, package } => {
-                    Request::Show { action, spec, overrides, resolve, package }
-                }
-                Overrides { overrides, .. } => Request::Run { action, spec, overrides },
-            }),
+            Some(spec) => {
+                let spec = match &given.config_name {
+                    Some(name) => spec.with_file_name(with_yaml(name)),
+                    None => spec,
+                };
+                Ok(match given {
+                    Overrides { overrides, cfg: Some(_), resolve, package, .. } => {
+                        Request::Show { action, spec, overrides, resolve, package }
+                    }
+                    Overrides { overrides, multirun: true, .. } => Request::Sweep { action, spec, overrides },
+                    Overrides { overrides, .. } => Request::Run { action, spec, overrides },
+                })
+            }
             None => Err(spec::Error::new(
                 Kind::Usage,
                 format!(
@@ -125,6 +308,14 @@ impl Args {
                 action.name()
             ))),
         }
+    }
+}
+
+/// The file of a name that Hydra takes without its ending.
+fn with_yaml(name: &Path) -> PathBuf {
+    match name.extension() {
+        Some(_) => name.to_owned(),
+        None => name.with_extension("yaml"),
     }
 }
 
@@ -151,12 +342,57 @@ pub fn command() -> clap::Command {
     command
 }
 
+/// The completion script of a shell: commands, options, and the fields of the table as `key=`.
+pub fn completions(shell: clap_complete::Shell) -> String {
+    let keys: Vec<PossibleValue> =
+        schema::leaves().into_iter().map(|(path, ..)| PossibleValue::new(format!("{path}="))).collect();
+    let mut command = command();
+    for name in ["train", "evaluate", "inference", "export", "doctor"] {
+        let keys = keys.clone();
+        command = command.mut_subcommand(name, |sub| sub.mut_arg("overrides", |arg| arg.value_parser(keys)));
+    }
+    command = command.mut_subcommand("spec", |sub| {
+        sub.mut_subcommand("show", |show| show.mut_arg("overrides", |arg| arg.value_parser(keys)))
+    });
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "mae", &mut script);
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    match shell {
+        clap_complete::Shell::Bash => script.push_str(BASH_KEYS),
+        // Its generator knows nothing of arguments without a dash.
+        clap_complete::Shell::Fish => {
+            let keys: String = schema::leaves().iter().map(|(path, ..)| format!("{path}= ")).collect();
+            script.push_str(&format!(
+                "complete -c mae -n \"__fish_seen_subcommand_from train evaluate inference export doctor show\" -f -a \"{}\"\n",
+                keys.trim_end()
+            ));
+        }
+        _ => {}
+    }
+    script
+}
+
+/// No blank after `key=`: the value follows.
+const BASH_KEYS: &str = "\
+_mae_with_keys() {
+    _mae \"$@\"
+    if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
+}
+complete -F _mae_with_keys -o nosort -o bashdefault -o default mae
+";
+
 const AFTER_HELP: &str = "\
 Start:
   mae default_specs results_dir=specs        a spec with every default, specs/experiment.yaml
+  mae doctor -e spec.yaml                    what a training would run into, before it starts
   mae train -e spec.yaml                     pretrain (train.stage=pretrain) or finetune
-  mae evaluate -e spec.yaml evaluate.checkpoint=results/train/vit_base_patch16_latest.pth
+  mae evaluate -e spec.yaml evaluate.checkpoint=results/train@best
   mae train --help                           the fields that matter most
+
+Checkpoints:
+  A file, or a results folder: results/train@latest, @best, @epoch=3, @step=99. A folder with
+  one checkpoint means that one. Stage, architecture, classes and input size are those of the
+  checkpoint where the spec leaves them unset.
 
 Overrides:
   key=value sets, +key=value adds, ++key=value sets or adds, ~section deletes.
@@ -179,7 +415,7 @@ const HELP: &[(&str, &str, &[&str])] = &[
         "Examples:
   mae train -e pretrain.yaml results_dir=results train.num_epochs=100
   mae train -e finetune.yaml train.stage=finetune model.num_classes=10 \\
-      train.pretrained_model_path=results/train/convnextv2_atto_latest.pth
+      train.pretrained_model_path=results/train@latest
 
 Writes into results_dir/train: experiment.yaml, status.json, lightning_logs/, model_epoch_EEE_step_SSSSS.pth and
 ARCH_latest.pth. The same command again resumes from there.",
@@ -205,7 +441,7 @@ ARCH_latest.pth. The same command again resumes from there.",
     (
         "evaluate",
         "Example:
-  mae evaluate -e finetune.yaml evaluate.checkpoint=results/train/convnextv2_atto_latest.pth
+  mae evaluate -e finetune.yaml evaluate.checkpoint=results/train@best
 
 Writes into results_dir/evaluate: experiment.yaml, status.json with val_loss and ACC_all.",
         &["evaluate.checkpoint", "dataset.val_data_sources", "evaluate.batch_size", "train.stage", "results_dir", "device"],
@@ -213,7 +449,7 @@ Writes into results_dir/evaluate: experiment.yaml, status.json with val_loss and
     (
         "inference",
         "Example:
-  mae inference -e finetune.yaml inference.checkpoint=results/train/convnextv2_atto_latest.pth
+  mae inference -e finetune.yaml inference.checkpoint=results/train@latest
 
 Writes into results_dir/inference: experiment.yaml, status.json, results.csv (path,class index).",
         &["inference.checkpoint", "dataset.test_data_sources", "inference.batch_size", "train.stage", "results_dir", "device"],
@@ -221,8 +457,7 @@ Writes into results_dir/inference: experiment.yaml, status.json, results.csv (pa
     (
         "export",
         "Example:
-  mae export -e finetune.yaml export.checkpoint=results/train/convnextv2_atto_latest.pth \\
-      export.onnx_file=results/export/model.onnx",
+  mae export -e finetune.yaml export.checkpoint=results/train@best export.onnx_file=results/export/model.onnx",
         &[
             "export.checkpoint",
             "export.onnx_file",
@@ -237,6 +472,38 @@ Writes into results_dir/inference: experiment.yaml, status.json, results.csv (pa
         "default_specs",
         "Example:
   mae default_specs results_dir=specs        writes specs/experiment.yaml",
+        &[],
+    ),
+    (
+        "doctor",
+        "Examples:
+  mae doctor                         versions, libraries as loaded, devices, threads, memory
+  mae doctor -e finetune.yaml        and the spec's data, model, weights and disk
+  mae doctor --action evaluate -e finetune.yaml
+
+Nothing is trained or written. Ends with 0 when nothing is in the way, else with the exit
+code of the run that it warns of.",
+        &[],
+    ),
+    (
+        "spec",
+        "Examples:
+  mae spec show --resolved -e finetune.yaml     every field as the training would use it
+  mae spec show --origins -e finetune.yaml      what was set, and where",
+        &[],
+    ),
+    (
+        "schema",
+        "Examples:
+  mae schema train                           train.schema.json
+  mae schema train --template                spec_template_train.yaml
+  mae schema --out packaged                  these of all actions, and manifest.json",
+        &[],
+    ),
+    (
+        "completions",
+        "Example:
+  mae completions bash > ~/.local/share/bash-completion/completions/mae",
         &[],
     ),
 ];

@@ -77,6 +77,7 @@ impl Error {
         match self {
             Error::At { source, .. } => source.exit_code(),
             Error::Spec(_) | Error::File { .. } => 1,
+            Error::Dist(error) if is_environment(error) => 1,
             Error::Core(error) if is_setting(error) => 1,
             Error::Data(mae_data::Error::InvalidSetting { .. }) => 1,
             Error::Data(_) | Error::Classes { .. } => 3,
@@ -91,6 +92,7 @@ impl Error {
             Error::Spec(_) => Failure::Configuration,
             Error::File { .. } | Error::Classes { .. } => Failure::Parameter,
             Error::Core(error) if is_setting(error) => Failure::Parameter,
+            Error::Dist(error) if is_environment(error) => Failure::Parameter,
             Error::Data(mae_data::Error::InvalidSetting { .. }) => Failure::Parameter,
             Error::Data(_) | Error::Report(_) | Error::Save(_) => Failure::FileSystem,
             Error::Core(_) | Error::Dist(_) | Error::Device { .. } => Failure::Runtime,
@@ -109,6 +111,18 @@ fn is_setting(error: &mae_core::Error) -> bool {
             | Core::Setting { .. }
             | Core::Onnx { .. }
             | Core::Checkpoint(_)
+    )
+}
+
+/// Whether variables of the environment are at fault.
+fn is_environment(error: &mae_dist::DistError) -> bool {
+    use mae_dist::DistError as Dist;
+    matches!(
+        error,
+        Dist::Variable { .. }
+            | Dist::MissingVariables { .. }
+            | Dist::MasterAddress { .. }
+            | Dist::MasterPort { .. }
     )
 }
 

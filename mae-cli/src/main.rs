@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use mae_cli::actions::{self, End};
 use mae_cli::args::{self, Request};
 use mae_cli::error::Error;
+use mae_cli::report::progress::Progress;
+use mae_cli::spec;
 use mae_cli::spec::interpolation::Context;
-use mae_cli::spec::{self, Plan};
 
 /// The exit code of a run that was interrupted.
 const INTERRUPTED: u8 = 4;
@@ -46,12 +47,17 @@ fn main() -> ExitCode {
 fn run(request: Request) -> Result<u8, Error> {
     match request {
         Request::Run { action, spec, overrides } => {
-            let plan = Plan::load(&spec, &overrides, action)?;
-            let result = actions::execute(&plan);
-            let passed = matches!(result, Ok(End::Done));
-            say(&format!("Execution status: {}", if passed { "PASS" } else { "FAIL" }));
+            let result = actions::plan(&spec, &overrides, action).and_then(|plan| actions::execute(&plan));
+            match &result {
+                Ok(End::Done) if is_quiet() => {}
+                Ok(End::Done) => say("Execution status: PASS"),
+                // As upstream: nothing ran, so nothing has a status.
+                Err(_) if !spec.exists() => {}
+                Ok(End::Interrupted) | Err(_) => say("Execution status: FAIL"),
+            }
             result.map(|end| if end == End::Done { 0 } else { INTERRUPTED })
         }
+        Request::Sweep { action, spec, overrides } => Ok(actions::sweep(&spec, &overrides, action)?),
         Request::Show { action, spec, overrides, resolve, package } => {
             let composed = spec::compose(Some(&spec), &overrides)?;
             let spec_name =
@@ -61,12 +67,48 @@ fn run(request: Request) -> Result<u8, Error> {
             print(&composed.show(resolve.then_some(&context), package.as_deref())?);
             Ok(0)
         }
+        Request::ShowSpec { action, spec, overrides, view } => {
+            print(&actions::show_spec(spec.as_deref(), &overrides, action, view)?);
+            Ok(0)
+        }
+        Request::Doctor { action, spec, overrides } => {
+            let (text, code) = actions::doctor(spec.as_deref(), &overrides, action, &Progress::detect());
+            print(&text);
+            Ok(code)
+        }
+        Request::Reference => {
+            print(spec::generate::reference().trim_end());
+            Ok(0)
+        }
+        Request::Schema { action, template, strictness } => {
+            let text = match template {
+                true => spec::generate::template(&action),
+                false => spec::generate::json_schema(&action, strictness),
+            };
+            print(text.trim_end());
+            Ok(0)
+        }
+        Request::SchemaFiles { folder, strictness } => {
+            let count = actions::write_schema_files(&folder, strictness)?;
+            print(&format!("{count} files written into {}", folder.display()));
+            Ok(0)
+        }
+        Request::Completions { shell } => {
+            print(args::completions(shell).trim_end());
+            Ok(0)
+        }
         Request::DefaultSpecs { overrides } => {
             let path = spec::write_default_specs(&overrides)?;
             print(&format!("Default specification file for mae generated at '{}'", path.display()));
             Ok(0)
         }
     }
+}
+
+/// Whether `TAO_LOGGING_LEVEL` asks for warnings and errors only: upstream's PASS is a line of level INFO.
+fn is_quiet() -> bool {
+    let level = std::env::var("TAO_LOGGING_LEVEL").unwrap_or_default();
+    ["WARN", "WARNING", "ERROR", "CRITICAL", "FATAL"].iter().any(|quiet| level.eq_ignore_ascii_case(quiet))
 }
 
 #[expect(clippy::print_stderr, reason = "the program's own last words")]

@@ -78,6 +78,9 @@ const WRONG: &[(&str, &[&str], Action)] = &[
     ("", &["evaluate.checkpoint=/c.pth"], Action::Evaluate),
     ("", &[], Action::Export),
     ("", &["export.checkpoint=/c.pth", "export.format=xdl"], Action::Export),
+    ("results_dir: s3://bucket/x\n", &[], Action::Train),
+    ("", &["evaluate.checkpoint=results/train@epoch=3", "dataset.val_data_sources="], Action::Evaluate),
+    ("", &["evaluate.checkpoint=results/train=3"], Action::Evaluate),
 ];
 
 #[test]
@@ -126,7 +129,14 @@ fn help() {
         &["mae", "--help"][..],
         &["mae", "train", "--help"],
         &["mae", "export", "-h"],
+        &["mae", "evaluate", "-h"],
+        &["mae", "inference", "-h"],
         &["mae", "default_specs", "-h"],
+        &["mae", "doctor", "-h"],
+        &["mae", "spec", "-h"],
+        &["mae", "spec", "show", "-h"],
+        &["mae", "schema", "-h"],
+        &["mae", "completions", "-h"],
     ] {
         let error = mae_cli::args::command().term_width(100).try_get_matches_from(line).unwrap_err();
         assert!(!error.use_stderr(), "help is no error");

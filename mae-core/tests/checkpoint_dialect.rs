@@ -4,7 +4,9 @@
 mod checkpoint_common;
 
 use checkpoint_common::{check_tensor, close, goldens, json, shape};
-use mae_core::checkpoint::dialect::{Family, LoadPlan, Role, SkipReason, Transform, plan, resize_positions};
+use mae_core::checkpoint::dialect::{
+    Facts, Family, LoadPlan, Role, SkipReason, Stage, Transform, plan, resize_positions,
+};
 use mae_core::checkpoint::{Checkpoint, Error, TensorView};
 use serde_json::Value as Json;
 use tch::{Kind, Tensor};
@@ -252,4 +254,50 @@ fn positions_of_other_image_sizes_fit() {
         // Bicubic weights sum to one.
         assert!(values(&resized).iter().all(|value| close(*value, 1.0)));
     }
+}
+
+/// Whatever framework wrapped a model, its names and shapes tell which one it is.
+#[test]
+fn names_and_shapes_tell_the_model() {
+    let catalog = catalog();
+    for (arch, roles) in catalog["archs"].as_object().unwrap() {
+        for (role, wrapper) in
+            [("pretrain", ""), ("pretrain", "model."), ("finetune", ""), ("finetune", "module.")]
+        {
+            if roles.get(role).is_none() {
+                continue;
+            }
+            let tensors: Vec<_> = target(&catalog, arch, role, 7)
+                .into_iter()
+                .map(|(name, shape)| (format!("{wrapper}{name}"), shape))
+                .collect();
+            let facts =
+                Facts::of_tensors(tensors.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())));
+            let stage = if role == "pretrain" { Stage::Pretrain } else { Stage::Finetune };
+            assert_eq!(facts.arch.as_deref(), Some(arch.as_str()), "{arch} {role}");
+            assert_eq!(facts.stage, Some(stage), "{arch} {role}");
+            assert_eq!(facts.num_classes, (stage == Stage::Finetune).then_some(7), "{arch} {role}");
+            let size = (!arch.starts_with("convnext")).then_some(224);
+            assert_eq!(facts.input_size, size, "{arch} {role}");
+        }
+    }
+    assert_eq!(Facts::of_tensors(std::iter::once(("weights", [3i64, 4].as_slice()))), Facts::default());
+}
+
+/// An encoder alone is of no stage, and a checkpoint's own word counts more than its shapes.
+#[test]
+fn facts_of_files() {
+    let expected = json(&goldens().join("checkpoints/foreign/expected.json"));
+    let mut told = 0;
+    for (file, description) in expected["files"].as_object().unwrap() {
+        let path = goldens().join("checkpoints/foreign").join(file);
+        let (Some(arch), true) = (description["arch"].as_str(), path.exists()) else { continue };
+        let facts = Facts::of(&Checkpoint::open(&path).unwrap());
+        // Files made of a few tensors show no architecture.
+        if let Some(found) = &facts.arch {
+            assert_eq!(found, arch, "{file}");
+            told += 1;
+        }
+    }
+    assert!(told > 0);
 }

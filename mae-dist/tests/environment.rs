@@ -150,7 +150,8 @@ fn upstream_cases() {
         let gpus = case["gpus_on_machine"].as_u64().unwrap() as usize;
         let _taken = case["port_already_bound"]
             .as_u64()
-            .map(|port| std::net::TcpListener::bind(("127.0.0.1", port as u16)).unwrap());
+            // Taken by another process is as good.
+            .map(|port| std::net::TcpListener::bind(("127.0.0.1", port as u16)));
         let found = Environment::resolve(&variables, Some(gpus)).and_then(|environment| {
             let Role::NodeLauncher(launcher) = environment.role else { panic!("{id}") };
             launcher.check_network().map(|()| launcher)

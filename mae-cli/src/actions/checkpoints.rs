@@ -7,7 +7,7 @@ use mae_core::checkpoint::lightning::{CheckpointContents, ModelCheckpoint};
 use mae_core::checkpoint::{self, Value};
 use mae_core::engine::{SaveReason, Trainer};
 
-use super::model;
+use super::{artefact, model};
 use crate::error::{Error, Result};
 use crate::spec::Plan;
 use crate::spec::schema::IntervalUnit;
@@ -73,27 +73,19 @@ pub(super) fn remove_unfinished(plan: &Plan) -> Result<()> {
 }
 
 /// `<results folder>/<arch>_latest.pth`.
-pub(super) fn link(plan: &Plan) -> PathBuf {
+fn link(plan: &Plan) -> PathBuf {
     plan.results_dir().join(format!("{}_latest.pth", plan.model.arch))
 }
 
 /// What the training resumes from: the file that the spec names, else the latest one of the results folder.
 pub(super) fn resume_point(plan: &Plan) -> Result<Option<(PathBuf, CheckpointContents)>> {
-    let named = plan.train.resume_training_checkpoint_path.as_deref();
-    let path = match named {
-        Some(path) => PathBuf::from(path),
-        None => match checkpoint::link_target(&link(plan))? {
-            Some(path) => path,
-            None => return Ok(None),
-        },
+    let (key, path) = match plan.train.resume_training_checkpoint_path.as_deref() {
+        Some(path) => ("train.resume_training_checkpoint_path", Some(PathBuf::from(path))),
+        None => ("results_dir", artefact::resume_point(plan.results_dir(), Some(&plan.model.arch))?),
     };
-    let (key, other) = match named {
-        Some(_) => ("train.resume_training_checkpoint_path", "give another checkpoint"),
-        None => ("results_dir", "choose another results_dir"),
-    };
+    let Some(path) = path else { return Ok(None) };
     let text = path.to_string_lossy();
     let file = model::open(key, &text)?;
-    model::agree(plan, key, &text, &file, other)?;
     let contents = CheckpointContents::from_value(file.root())
         .map_err(|e| Error::from(e).at(format!("{key}: {text}")))?;
     Ok(Some((path, contents)))

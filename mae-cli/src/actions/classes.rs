@@ -4,7 +4,7 @@ use mae_data::Dataset;
 
 use crate::error::{Error, Result};
 use crate::report::progress::Progress;
-use crate::spec::Plan;
+use crate::spec::{Origin, Plan};
 
 /// Checks that the model can tell the data's classes apart: never fewer outputs than classes, and as many where
 /// `model.num_classes` was set.
@@ -15,12 +15,16 @@ pub(super) fn fit_the_model(plan: &Plan, key: &str, dataset: &Dataset, progress:
         return Ok(());
     }
     if classes.len() < outputs && !set {
-        progress.say(&format!(
-            "note: model.num_classes is unset, so the model has TAO's {outputs} outputs, but {key} has {} classes; \
-             model.num_classes={} fits them",
-            classes.len(),
-            classes.len()
-        ));
+        let (count, data) = (classes.len(), format!("{key} has {} classes", classes.len()));
+        progress.say(&match plan.origin("model.num_classes") {
+            Origin::Checkpoint { .. } => {
+                format!("note: the checkpoint's model has {outputs} outputs, and {data}")
+            }
+            _ => format!(
+                "note: model.num_classes is unset, so the model has TAO's {outputs} outputs, but {data}; \
+                 model.num_classes={count} fits them"
+            ),
+        });
         return Ok(());
     }
     Err(Error::Classes {

@@ -19,6 +19,11 @@ pub fn prepare() {
     }
 }
 
+/// CUDA devices that libtorch can use; `None` where there is none.
+pub(super) fn visible() -> Option<usize> {
+    usize::try_from(Cuda::device_count()).ok().filter(|count| *count > 0 && Cuda::is_available())
+}
+
 pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
     let usable = Cuda::is_available();
     match plan.device {
@@ -42,6 +47,6 @@ pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
     }
 }
 
-fn driver_is_there() -> bool {
+pub(super) fn driver_is_there() -> bool {
     Path::new("/proc/driver/nvidia/version").exists()
 }

@@ -2,24 +2,35 @@
 //!
 //! Each action gets a checked [`Plan`] and a [`Run`]: where results go, what the user sees, which processes take part.
 
+mod artefact;
+mod carry;
 mod checkpoints;
 mod classes;
 mod data;
 mod device;
+mod doctor;
 mod evaluate;
 mod export;
 mod inference;
 mod model;
 mod picture;
 mod run;
+mod show;
 mod signals;
+mod sweep;
 mod train;
 
+use std::path::Path;
+
 use crate::error::Result;
-use crate::spec::{Action, Plan};
+use crate::spec::interpolation::Context;
+use crate::spec::{Action, Plan, compose};
 
 pub use device::prepare as prepare_device;
+pub use doctor::doctor;
 pub use run::Run;
+pub use show::{show_spec, write_schema_files};
+pub use sweep::sweep;
 
 /// How an action ended, when no error ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +39,29 @@ pub enum End {
     Done,
     /// It was interrupted; the same command resumes a training, and starts another action anew.
     Interrupted,
+}
+
+/// The plan of an action: the spec with its overrides, what the environment says of several machines, and what the
+/// checkpoint that the action starts from says of the model.
+///
+/// # Errors
+/// The spec is wrong, or contradicts its checkpoint.
+pub fn plan<S: AsRef<str>>(spec: &Path, overrides: &[S], action: Action) -> Result<Plan> {
+    plan_of(Some(spec), overrides, action)
+}
+
+/// As [`plan`]; without a spec file, from the defaults.
+fn plan_of<S: AsRef<str>>(spec: Option<&Path>, overrides: &[S], action: Action) -> Result<Plan> {
+    let name = spec.and_then(Path::file_name);
+    let spec_name = name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let env = |name: &str| std::env::var(name).ok();
+    let context = Context { env: &env, spec_name: &spec_name, action: action.name() };
+    let mut composed = compose(spec, overrides)?;
+    let environment = mae_dist::Environment::resolve(&mae_dist::Environment::variables(), device::visible())?;
+    if let mae_dist::Role::NodeLauncher(node) = &environment.role {
+        composed.use_nodes(action, node.nodes, node.gpus_per_node.or(device::visible()));
+    }
+    carry::plan(composed, action, &context)
 }
 
 /// Runs the plan's action: opens the results folder, runs, and writes the last line of `status.json`.

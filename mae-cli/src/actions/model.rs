@@ -73,12 +73,11 @@ pub(super) fn restore(plan: &Plan, run: &mut Run) -> Result<(Model, Checkpoint)>
     Ok((model, checkpoint))
 }
 
-/// Opens the checkpoint of evaluate, inference or export, and checks that it is one of the plan's model.
+/// Opens the checkpoint of evaluate, inference or export.
 pub(super) fn open_trained(plan: &Plan, run: &mut Run) -> Result<Checkpoint> {
     let (key, path) = (format!("{}.checkpoint", plan.action().name()), plan.checkpoint());
     let checkpoint = open(&key, path)?;
     run.status.loading_checkpoint(path)?;
-    agree(plan, &key, path, &checkpoint, "give another checkpoint")?;
     Ok(checkpoint)
 }
 
@@ -106,30 +105,6 @@ pub(super) fn open(key: &str, path: &str) -> Result<Checkpoint> {
     Checkpoint::open(path).map_err(|error| Error::from(error).at(key))
 }
 
-/// Refuses a checkpoint of another architecture or stage by name, before its tensors are compared; `other` is what to
-/// do when the spec is right.
-pub(super) fn agree(plan: &Plan, key: &str, path: &str, checkpoint: &Checkpoint, other: &str) -> Result<()> {
-    let extra = checkpoint.root().get("mae");
-    let stored = |field: &str| extra.and_then(|extra| extra.get(field)).and_then(Value::as_str);
-    for (field, setting, wanted) in [
-        ("arch", "model.arch", plan.model.arch.as_str()),
-        ("stage", "train.stage", plan.train.stage.as_str()),
-    ] {
-        if let Some(found) = stored(field)
-            && found != wanted
-        {
-            return Err(Error::File {
-                key: key.to_owned(),
-                problem: format!(
-                    "{path} was trained with {setting} = {found}, but the spec says {setting} = {wanted}"
-                ),
-                help: format!("set {setting}={found}, or {other}"),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Names of the classes that a checkpoint was trained on; empty when it does not say.
 pub(super) fn stored_classes(checkpoint: &Checkpoint) -> Vec<String> {
     let classes =
@@ -137,7 +112,7 @@ pub(super) fn stored_classes(checkpoint: &Checkpoint) -> Vec<String> {
     classes.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn pretrain_config(plan: &Plan, arch: &Arch) -> PretrainConfig {
+pub(super) fn pretrain_config(plan: &Plan, arch: &Arch) -> PretrainConfig {
     let hiera = matches!(arch.family, Family::Hiera(_));
     PretrainConfig {
         mask_ratio: plan.train.mask_ratio,

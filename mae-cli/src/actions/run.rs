@@ -50,10 +50,16 @@ impl Run {
             problem: format!("the folder {} cannot be made: {source}", folder.display()),
             help: "name a folder below one that you can write to".into(),
         })?;
-        let progress = if first { Progress::detect() } else { Progress::silent() };
+        let progress = if first {
+            Progress::detect().logged(&|name| std::env::var(name).ok())
+        } else {
+            Progress::silent()
+        };
+        progress.say(&format!("{} results will be saved at: {}", plan.action().title(), folder.display()));
         let mut status = if first {
             write_atomically(&folder.join("experiment.yaml"), plan.to_yaml().as_bytes())?;
-            StatusFile::open(folder, plan.action())?
+            let cloud = std::env::var("CLOUD_BASED").is_ok_and(|value| value == "True");
+            StatusFile::open(folder, plan.action())?.uploaded_by_the_starter(cloud)
         } else {
             StatusFile::silent(plan.action())
         };

@@ -37,8 +37,12 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     // First what is checked in no time: an archive may have to be unpacked.
     let mut model = model::build(plan, run)?;
     let resume = resume_point(plan)?;
-    if resume.is_none() {
-        model::load_pretrained(plan, &mut model, run)?;
+    match &resume {
+        None => model::load_pretrained(plan, &mut model, run)?,
+        Some(_) if plan.train.pretrained_model_path.is_some() => run
+            .progress
+            .say("note: train.pretrained_model_path is left aside: the training is resumed, and has its own weights"),
+        Some(_) => {}
     }
     freeze(plan, &mut model, run)?;
     let mut data = open_data(plan, run)?;

@@ -1,10 +1,12 @@
 //! What a user sees of a run and what it leaves in its results folder.
 //!
+//! - [`history`]: `status.json` read back.
 //! - [`progress`]: a bar on a terminal, plain lines elsewhere.
 //! - [`status`]: `status.json`, line for line as TAO's monitors read it.
 //! - [`tensorboard`]: event files.
 //! - [`results_csv`]: classes of inference.
 
+pub mod history;
 pub mod progress;
 mod python_json;
 pub mod results_csv;

@@ -1,7 +1,9 @@
 //! Progress: a bar on a terminal, a plain line every few seconds elsewhere, nothing when silent. Always on stderr.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal as _, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,11 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Where progress goes. Cheap to clone.
 #[derive(Clone)]
-pub struct Progress(Target);
+pub struct Progress {
+    target: Target,
+    /// A second place for every line.
+    log: Option<Arc<Mutex<File>>>,
+}
 
 #[derive(Clone)]
 enum Target {
@@ -22,26 +28,45 @@ enum Target {
 impl Progress {
     /// A bar when stderr is a terminal, else lines.
     pub fn detect() -> Self {
-        if std::io::stderr().is_terminal() { Self(Target::Terminal) } else { Self::lines(std::io::stderr()) }
+        if std::io::stderr().is_terminal() {
+            Self { target: Target::Terminal, log: None }
+        } else {
+            Self::lines(std::io::stderr())
+        }
+    }
+
+    /// The same, with every line also in the file that TAO's services show: `microservices_log.txt` in the folder of the
+    /// job, `$TAO_MICROSERVICES_TTY_LOG/$JOB_ID`, when there is one. A log that cannot be written stops nothing.
+    pub fn logged(mut self, env: &dyn Fn(&str) -> Option<String>) -> Self {
+        let folder = env("TAO_MICROSERVICES_TTY_LOG").zip(env("JOB_ID")).filter(|(_, job)| !job.is_empty());
+        self.log = folder.and_then(|(root, job)| {
+            let path = Path::new(&root).join(job).join("microservices_log.txt");
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            Some(Arc::new(Mutex::new(file.ok()?)))
+        });
+        self
     }
 
     /// Plain lines into a writer.
     pub fn lines(out: impl Write + Send + 'static) -> Self {
-        Self(Target::Lines(Arc::new(Mutex::new(out))))
+        Self { target: Target::Lines(Arc::new(Mutex::new(out))), log: None }
     }
 
     /// Nothing, for the other ranks.
     pub fn silent() -> Self {
-        Self(Target::Silent)
+        Self { target: Target::Silent, log: None }
     }
 
     /// One line, above any bar.
     pub fn say(&self, line: &str) {
-        match &self.0 {
+        if let Some(log) = &self.log {
+            write_line(&**log, line);
+        }
+        match &self.target {
             Target::Terminal => {
                 let _ = writeln!(std::io::stderr(), "{line}");
             }
-            Target::Lines(out) => write_line(out, line),
+            Target::Lines(out) => write_line(&**out, line),
             Target::Silent => {}
         }
     }
@@ -96,7 +121,7 @@ impl Progress {
     }
 
     fn bar(&self, total: u64, template: &str) -> Option<ProgressBar> {
-        matches!(self.0, Target::Terminal).then(|| {
+        matches!(self.target, Target::Terminal).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
             let style =
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -106,7 +131,7 @@ impl Progress {
     }
 }
 
-fn write_line(out: &Mutex<dyn Write + Send>, line: &str) {
+fn write_line<W: Write + ?Sized>(out: &Mutex<W>, line: &str) {
     // Progress never stops a run: a closed stderr is no reason to lose an epoch.
     if let Ok(mut out) = out.lock() {
         let _ = writeln!(out, "{line}");

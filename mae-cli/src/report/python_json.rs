@@ -1,6 +1,6 @@
 //! JSON as Python's `json.dumps` spells it: blanks after `,` and `:`, ASCII only, `NaN` as a bare word.
 
-use crate::spec::float_repr;
+use crate::spec::{float_repr, json_str};
 
 /// A value of a status line.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,40 +24,17 @@ impl std::fmt::Display for Json {
                 f.write_str(if *value > 0.0 { "Infinity" } else { "-Infinity" })
             }
             Self::Float(value) => f.write_str(&float_repr(*value)),
-            Self::Text(text) => quoted(text, f),
+            Self::Text(text) => f.write_str(&json_str(text)),
             Self::Object(entries) => {
                 f.write_str("{")?;
                 for (index, (key, value)) in entries.iter().enumerate() {
                     if index > 0 {
                         f.write_str(", ")?;
                     }
-                    quoted(key, f)?;
-                    write!(f, ": {value}")?;
+                    write!(f, "{}: {value}", json_str(key))?;
                 }
                 f.write_str("}")
             }
         }
     }
-}
-
-fn quoted(text: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-    f.write_str("\"")?;
-    for character in text.chars() {
-        match character {
-            '"' => f.write_str("\\\"")?,
-            '\\' => f.write_str("\\\\")?,
-            '\n' => f.write_str("\\n")?,
-            '\r' => f.write_str("\\r")?,
-            '\t' => f.write_str("\\t")?,
-            '\u{8}' => f.write_str("\\b")?,
-            '\u{c}' => f.write_str("\\f")?,
-            ' '..='~' => write!(f, "{character}")?,
-            _ => {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    write!(f, "\\u{unit:04x}")?;
-                }
-            }
-        }
-    }
-    f.write_str("\"")
 }

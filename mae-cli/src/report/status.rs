@@ -114,6 +114,7 @@ pub struct StatusFile {
     out: Option<(PathBuf, File)>,
     action: Action,
     kpi: Vec<(String, Json)>,
+    uploaded: bool,
     ended: bool,
 }
 
@@ -125,12 +126,19 @@ impl StatusFile {
     pub fn open(results_dir: &Path, action: Action) -> Result<Self> {
         let path = results_dir.join("status.json");
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::write(&path))?;
-        Ok(Self { out: Some((path, file)), action, kpi: Vec::new(), ended: false })
+        Ok(Self { out: Some((path, file)), action, kpi: Vec::new(), uploaded: false, ended: false })
     }
 
     /// One that writes nothing, for the other ranks.
     pub fn silent(action: Action) -> Self {
-        Self { out: None, action, kpi: Vec::new(), ended: true }
+        Self { out: None, action, kpi: Vec::new(), uploaded: false, ended: true }
+    }
+
+    /// Says whether whoever started the run (`CLOUD_BASED=True`) takes the results folder away when it is done: TAO's
+    /// services wait for a line about it. This program itself sends nothing.
+    pub fn uploaded_by_the_starter(mut self, uploaded: bool) -> Self {
+        self.uploaded = uploaded;
+        self
     }
 
     /// The first line of a run.
@@ -235,6 +243,14 @@ impl StatusFile {
         data.extend(status.images_per_second.map(|value| ("images_per_second", Json::Float(value))));
         data.extend(status.loader_stall.map(|value| ("loader_stall", Json::Float(value))));
         self.write(&data, Status::Running, Verbosity::Info, "Training loop in progress")?;
+        self.trained(train_loss)
+    }
+
+    /// The mean training loss of an epoch.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn trained(&mut self, train_loss: f64) -> Result<()> {
         self.kpi = vec![("train_loss".to_owned(), Json::Float(train_loss))];
         self.info("Train metrics generated.")
     }
@@ -263,6 +279,9 @@ impl StatusFile {
     pub fn succeed(mut self) -> Result<()> {
         let message = format!("{} finished successfully.", self.action.title());
         self.info(&message)?;
+        if self.uploaded {
+            self.info("Job artifacts in results dir are being uploaded to the cloud")?;
+        }
         self.end(Status::Success, Verbosity::Info, &message)
     }
 

@@ -5,7 +5,7 @@ use super::error::{Error, Kind, Origin, Result};
 use super::interpolation::{self, Context, Resolver};
 use super::overrides::{self, Override};
 use super::schema::{self, Entry, Found, Row};
-use super::value::{Map, Node, Value, select};
+use super::value::{Map, Node, Value, select, select_mut};
 use super::yaml;
 use std::path::Path;
 
@@ -42,6 +42,41 @@ impl Composed {
         yaml::write(&without_unset_extensions(&self.root))
     }
 
+    /// A field's value with interpolations resolved, or `None` when it is null, empty or `???`.
+    ///
+    /// # Errors
+    /// An interpolation in it cannot be resolved.
+    pub fn text(&self, path: &str, context: &Context<'_>) -> Result<Option<String>> {
+        let Some(node) = select(&self.root, path) else { return Ok(None) };
+        let value = Resolver::new(&self.root, context).resolve(path, node)?;
+        let text = if value == Value::Null || value.is_missing() { String::new() } else { value.to_text() };
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    /// Where a field's value comes from.
+    pub fn origin(&self, path: &str) -> Origin {
+        select(&self.root, path).map_or(Origin::Default, |node| node.origin.clone())
+    }
+
+    /// Sets a field to what something other than the spec and the command line says.
+    pub fn set(&mut self, path: &str, value: Value, origin: Origin) {
+        if let Some(node) = select_mut(&mut self.root, path) {
+            *node = Node::new(value, origin);
+        }
+    }
+
+    /// Every field that was set, with its value and where it was written, one a line in the order of the table.
+    pub fn origins(&self) -> String {
+        let mut set: Vec<(String, String)> = Vec::new();
+        for (path, ..) in schema::leaves() {
+            if let Some(node) = select(&self.root, &path).filter(|node| node.origin.is_explicit()) {
+                set.push((format!("{path} = {}", node.value.shown()), node.origin.to_string()));
+            }
+        }
+        let width = set.iter().map(|(field, _)| field.chars().count()).max().unwrap_or(0).min(60);
+        set.iter().map(|(field, origin)| format!("{field:<width$}  # {origin}\n")).collect()
+    }
+
     /// What `--cfg job` prints: the tree, resolved when `context` is given, or one section of it under the header that
     /// Hydra writes.
     ///
@@ -73,7 +108,23 @@ pub fn compose<S: AsRef<str>>(spec: Option<&Path>, overrides: &[S]) -> Result<Co
     if let Some(path) = spec {
         includes::merge_file(&mut composed, path)?;
     }
-    for override_ in &overrides {
+    override_all(composed, &overrides)
+}
+
+/// As [`compose`](fn@compose()), of a spec that is in memory; `path` is its name in messages, and the files that it names lie
+/// beside it.
+///
+/// # Errors
+/// As [`compose`](fn@compose()).
+pub fn compose_bytes<S: AsRef<str>>(spec: &[u8], path: &Path, overrides: &[S]) -> Result<Composed> {
+    let overrides = overrides::parse_all(overrides)?;
+    let mut composed = Composed { root: defaults(), notes: Vec::new() };
+    includes::merge(&mut composed, path, yaml::read(spec, &path.display().to_string())?)?;
+    override_all(composed, &overrides)
+}
+
+fn override_all(mut composed: Composed, overrides: &[Override]) -> Result<Composed> {
+    for override_ in overrides {
         override_one(&mut composed, override_).map_err(|error| {
             if error.origin().is_explicit() { error } else { error.at(&override_.origin) }
         })?;

@@ -158,6 +158,9 @@ pub fn example(path: &str, leaf: &Leaf) -> String {
 
 /// A field's default as help shows it.
 pub fn default_text(leaf: &Leaf) -> String {
+    if !leaf.derived.is_empty() {
+        return format!("(from {})", leaf.derived);
+    }
     let value = literal(&leaf.default);
     match value.shown().as_str() {
         "''" => "(not set)".to_owned(),

@@ -28,12 +28,22 @@ pub enum Origin {
         /// Its text, e.g. `train.optim.lr=1e-4`.
         text: Arc<str>,
     },
+    /// The environment.
+    Variable {
+        /// The variable, e.g. `WORLD_SIZE`.
+        name: &'static str,
+    },
+    /// A checkpoint: nobody wrote the value, and the model there has it.
+    Checkpoint {
+        /// The file.
+        file: Arc<str>,
+    },
 }
 
 impl Origin {
-    /// Whether somebody wrote the value.
+    /// Whether somebody wrote the value for this run.
     pub fn is_explicit(&self) -> bool {
-        !matches!(self, Self::Default)
+        !matches!(self, Self::Default | Self::Checkpoint { .. })
     }
 
     /// Line and column in the spec file, both from 1.
@@ -51,6 +61,8 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("the default"),
             Self::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
             Self::Override { number, .. } => write!(f, "override {number} on the command line"),
+            Self::Variable { name } => write!(f, "environment variable {name}"),
+            Self::Checkpoint { file } => write!(f, "of the checkpoint {file}"),
         }
     }
 }

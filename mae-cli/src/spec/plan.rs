@@ -176,6 +176,12 @@ impl Plan {
         }
     }
 
+    /// The devices of this action on a node, from 0: `gpu_ids`, or the first `num_gpus` when those are more.
+    pub fn devices(&self) -> Vec<usize> {
+        let (count, ids) = self.gpus();
+        if ids.len() >= count { ids.to_vec() } else { (0..count).collect() }
+    }
+
     /// Images per step and device of this action: its own batch size when one is set, else `dataset.batch_size`.
     pub fn batch_size(&self) -> usize {
         let own = match self.action {
@@ -210,6 +216,11 @@ impl Plan {
         &self.notes
     }
 
+    /// Every field as this run uses it, as YAML: no interpolation is left, and what was unset has its value.
+    pub fn to_resolved_yaml(&self) -> String {
+        yaml::write(&compose::without_unset_extensions(&self.resolved))
+    }
+
     /// The text of `experiment.yaml`, byte for byte as upstream writes it.
     ///
     /// Fields that only we know appear when they were set, so that TAO can read the file otherwise.
@@ -242,12 +253,25 @@ fn place_results(root: &mut Map, action: Action, context: &Context<'_>) -> Resul
             (Some(folder), origin) if folder.ends_with('/') => (format!("{folder}{}", action.name()), origin),
             (Some(folder), origin) => (format!("{folder}/{}", action.name()), origin),
             _ => {
-                return Err(Error::new(Kind::Required, "no folder for the results is given")
-                    .key("results_dir")
-                    .remedy(format!("set results_dir or {own}, for example results_dir=./results")));
+                return Err(Error::new(
+                    Kind::Required,
+                    format!("You need to set at least one of following fields: results_dir, {own}"),
+                )
+                .key("results_dir")
+                .remedy("for example results_dir=./results"));
             }
         },
     };
+    if folder.contains("://") {
+        return Err(Error::new(
+            Kind::NotAnOption,
+            "results go into a folder of this machine, and this is an address",
+        )
+        .key("results_dir")
+        .value(Value::Str(folder).shown())
+        .at(&origin)
+        .remedy("write into a local folder, for example results_dir=./results, and copy it from there"));
+    }
     for path in ["results_dir", own.as_str()] {
         if let Some(node) = select_mut(root, path) {
             *node = Node::new(Value::Str(folder.clone()), origin.clone());

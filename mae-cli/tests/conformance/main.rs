@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
+mod cli;
 mod defaults;
 mod experiment;
 mod golden;
 mod overrides;
-mod results_dir;
+mod packaged;
 mod status;
 mod yaml_dump;

@@ -26,7 +26,7 @@ fn parse(line: &str) -> serde_json::Value {
     serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
-fn lines(folder: &Path) -> Vec<serde_json::Value> {
+fn lines_of(folder: &Path) -> Vec<serde_json::Value> {
     std::fs::read_to_string(folder.join("status.json")).unwrap().lines().map(parse).collect()
 }
 
@@ -54,7 +54,7 @@ fn replay(name: &str, action: Action, ends_well: bool, run: impl FnOnce(StatusFi
     let Some(theirs) = recorded(name) else { return };
     let folder = tempfile::tempdir().unwrap();
     run(StatusFile::open(folder.path(), action).unwrap());
-    let mut ours = lines(folder.path());
+    let mut ours = lines_of(folder.path());
     if ends_well {
         let last = ours.pop().unwrap();
         assert_eq!(last["status"], "SUCCESS");
@@ -126,6 +126,92 @@ fn a_failure_keeps_the_last_kpi() {
     });
 }
 
+/// Writes a recorded run, line for line, from what its lines say.
+fn rewrite(theirs: &[serde_json::Value], action: Action, folder: &Path) {
+    let cloud =
+        theirs.iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains("uploaded")));
+    let mut status = StatusFile::open(folder, action).unwrap().uploaded_by_the_starter(cloud);
+    let mut progress = None;
+    for line in theirs {
+        let number = |key: &str| line[key].as_u64().unwrap() as usize;
+        let kpi = |key: &str| line["kpi"].get(key).map(|_| 0.5);
+        let message = line["message"].as_str().unwrap();
+        let (head, rest) = message.split_once(": ").unwrap_or((message, ""));
+        match head {
+            _ if message.starts_with("Starting MAE") => status.starting().unwrap(),
+            _ if message.starts_with("Setting resume checkpoint to ") => {}
+            "Resuming training from checkpoint" => status.resuming(Path::new(rest)).unwrap(),
+            "Loading checkpoint" => status.loading_checkpoint(rest).unwrap(),
+            "Starting Training Loop." => status.loop_started().unwrap(),
+            "Eval metrics skipped." => status.validated(0.5, kpi("ACC_all")).unwrap(),
+            "Training loop in progress" => {
+                let num_epochs = number("max_epoch") + 1;
+                let step = number("step");
+                let at = epoch(number("epoch"), num_epochs, number("max_step") / num_epochs, 0);
+                progress = Some(EpochStatus { step, ..at });
+            }
+            "Train metrics generated." => match progress.take() {
+                Some(progress) => status.epoch(&progress, 0.5).unwrap(),
+                None => status.trained(0.5).unwrap(),
+            },
+            "Training loop complete." => status.loop_complete().unwrap(),
+            "Test metrics generated." => status.tested(0.5, kpi("ACC_all")).unwrap(),
+            "User/System interruption" => return status.interrupted().unwrap(),
+            "Configuration error" => return status.fail(Failure::Configuration, rest).unwrap(),
+            "Feature not implemented" => return status.fail(Failure::NotImplemented, rest).unwrap(),
+            "Parameter validation error" => return status.fail(Failure::Parameter, rest).unwrap(),
+            "File system error" => return status.fail(Failure::FileSystem, rest).unwrap(),
+            _ if message.ends_with("finished successfully.") => return status.succeed().unwrap(),
+            _ => panic!("an unknown line: {line}"),
+        }
+    }
+    // Upstream ended without a line: every end has one here.
+    status.fail(Failure::Runtime, "upstream says nothing").unwrap();
+}
+
+#[test]
+fn every_recorded_run_can_be_written() {
+    let recorded = golden::read("cli_cases.json");
+    let runs = recorded["training_runs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|run| (&run["name"], &run["status_lines"]));
+    let cases = recorded["cases"].as_array().unwrap().iter();
+    let cases = cases.map(|case| (&case["id"], &case["expect"]["status_lines"]));
+    let mut count = 0;
+    for (name, lines) in runs.chain(cases) {
+        let Some(lines) = lines.as_array() else { continue };
+        let theirs: Vec<_> = lines.iter().map(|line| parse(line.as_str().unwrap())).collect();
+        let begins =
+            theirs.iter().position(|line| line["message"].as_str().unwrap().starts_with("Starting MAE"));
+        let Some(begins) = begins else { panic!("{name}: no first line") };
+        // A second run into the same folder appends.
+        let ends = theirs[begins + 1..]
+            .iter()
+            .position(|line| line["message"].as_str().unwrap().starts_with("Starting MAE"));
+        let theirs = &theirs[begins..ends.map_or(theirs.len(), |at| begins + 1 + at)];
+        let first = theirs[0]["message"].as_str().unwrap();
+        let action =
+            Action::ALL.into_iter().find(|action| first == format!("Starting MAE {}.", action.name()));
+        let folder = tempfile::tempdir().unwrap();
+        rewrite(theirs, action.unwrap(), folder.path());
+        let mut ours = lines_of(folder.path());
+        let last = ours.last().unwrap()["status"].as_str().unwrap().to_owned();
+        let their_end = theirs.last().unwrap()["status"].as_str().unwrap();
+        assert!(["SUCCESS", "FAILURE"].contains(&last.as_str()), "{name}: {ours:?}");
+        if their_end != "FAILURE" {
+            ours.pop();
+        }
+        assert_eq!(ours.len(), theirs.len(), "{name}: {ours:#?}");
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            assert!(same(ours, theirs), "{name}: wrote {ours}, expected {theirs}");
+        }
+        count += 1;
+    }
+    assert!(count > 5, "{count} runs");
+}
+
 #[test]
 fn a_second_run_appends() {
     let folder = tempfile::tempdir().unwrap();
@@ -134,7 +220,7 @@ fn a_second_run_appends() {
         status.starting().unwrap();
         status.succeed().unwrap();
     }
-    assert_eq!(lines(folder.path()).len(), 6);
+    assert_eq!(lines_of(folder.path()).len(), 6);
 }
 
 #[test]

@@ -7,6 +7,8 @@
 //! | `resume` | interrupts, kills, threads: the same weights bit for bit |
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
+//! | `carry` | what a checkpoint decides when the spec is silent |
+//! | `doctor` | what is told before a run |
 //! | `cli` | default specs, version |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
@@ -17,8 +19,10 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod carry;
 mod cli;
 mod common;
+mod doctor;
 mod errors;
 mod families;
 mod interop;

@@ -78,3 +78,24 @@ fn clocks_stay_readable() {
     assert_eq!(clock(3661.4), "1:01:01");
     assert_eq!(clock(f64::INFINITY), "?");
 }
+
+#[test]
+fn lines_are_also_in_the_log_of_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("j1")).unwrap();
+    let root = folder.path().display().to_string();
+    let env = |job: &'static str| {
+        let root = root.clone();
+        move |name: &str| match name {
+            "TAO_MICROSERVICES_TTY_LOG" => Some(root.clone()),
+            "JOB_ID" => Some(job.to_owned()),
+            _ => None,
+        }
+    };
+    Progress::silent().logged(&env("j1")).say("one line");
+    Progress::silent().logged(&env("j2")).say("no folder, no log");
+    Progress::silent().logged(&|_| None).say("no job");
+    let log = std::fs::read_to_string(folder.path().join("j1/microservices_log.txt")).unwrap();
+    assert_eq!(log, "one line\n");
+    assert!(!folder.path().join("j2").exists());
+}

@@ -7,7 +7,11 @@ use crate::spec::value::{Map, Node, Value};
 use std::path::{Path, PathBuf};
 
 pub(super) fn merge_file(composed: &mut Composed, path: &Path) -> Result<()> {
-    let mut own = yaml::read_file(path)?;
+    merge(composed, path, yaml::read_file(path)?)
+}
+
+/// Merges what stands in the file at `path`; the files that it names are read from beside it.
+pub(super) fn merge(composed: &mut Composed, path: &Path, mut own: Map) -> Result<()> {
     let list = own.remove("defaults");
     if own.remove("hydra").is_some() {
         composed.notes.push("the section `hydra` is Hydra's own and has no effect here".to_owned());

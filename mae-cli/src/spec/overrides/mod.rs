@@ -7,11 +7,13 @@
 //! ```
 //!
 //! A value is a number, `true`, `null`, text, `[a, b]`, `{k: v}` or `int(...)`, `sort([...])` and the like. Text may be
-//! unquoted when it holds only letters, digits, blanks and `/ - \ + . $ % * @ ? | : _`; quotes allow anything.
+//! unquoted when it holds only letters, digits, blanks and `/ - \ + . $ % * @ ? | : _`; quotes allow anything. The `=` of
+//! `folder@epoch=3`, which chooses a checkpoint, needs none either.
 
 mod functions;
 mod print;
 mod scanner;
+pub mod sweep;
 
 use super::error::{Error, Kind, Origin, Result};
 use super::value::Value;

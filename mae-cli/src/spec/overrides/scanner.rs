@@ -84,6 +84,25 @@ impl<'a> Scanner<'a> {
         Ok(Override { operation, key, value: Some(value), origin })
     }
 
+    /// The key with its sign, and the values before each comma as they were written.
+    pub(super) fn elements(mut self) -> Result<(String, Vec<String>)> {
+        while self.eat('+') {}
+        self.key()?;
+        let key = self.text[..self.at].to_owned();
+        let mut elements = Vec::new();
+        while self.eat('=') || self.eat(',') {
+            self.blanks();
+            let start = self.at;
+            self.element(false)?;
+            elements.push(self.text[start..self.at].trim_matches([' ', '\t']).to_owned());
+            self.blanks();
+        }
+        match self.peek() {
+            Some(wrong) => Err(self.unexpected(wrong)),
+            None => Ok((key, elements)),
+        }
+    }
+
     fn key(&mut self) -> Result<String> {
         let start = self.at;
         let rest = &self.text[start..];
@@ -251,7 +270,7 @@ impl<'a> Scanner<'a> {
             } else if self.text[self.at..].starts_with("${") {
                 text.push_str(self.interpolation()?);
                 plain = false;
-            } else if is_unquoted(next) {
+            } else if is_unquoted(next) || (next == '=' && names_a_checkpoint(&text)) {
                 text.push(next);
                 self.at += next.len_utf8();
             } else {
@@ -399,6 +418,11 @@ impl<'a> Scanner<'a> {
 
 pub(super) fn sweep_error(problem: &str) -> Error {
     Error::new(Kind::SweepWithoutMultirun, problem)
+}
+
+/// Whether `=` goes on as in `results/train@epoch=3`, which Hydra would want in quotes.
+fn names_a_checkpoint(text: &str) -> bool {
+    text.ends_with("@epoch") || text.ends_with("@step")
 }
 
 fn is_unquoted(character: char) -> bool {

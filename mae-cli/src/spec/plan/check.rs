@@ -237,17 +237,15 @@ fn required(plan: &Plan, key: &str, why: &str) -> Result<()> {
 /// What is accepted and deserves a sentence.
 pub(super) fn notes(plan: &Plan) -> Vec<String> {
     let mut notes = Vec::new();
-    let (count, ids, section) = match plan.action {
-        Action::Train => (plan.train.num_gpus, &plan.train.gpu_ids, "train"),
-        Action::Evaluate => (plan.evaluate.num_gpus, &plan.evaluate.gpu_ids, "evaluate"),
-        Action::Inference => (plan.inference.num_gpus, &plan.inference.gpu_ids, "inference"),
-        Action::Export => return notes,
-    };
-    if count != ids.len() {
-        notes.push(format!(
-            "{section}.num_gpus = {count}, and {section}.gpu_ids lists {}: the larger number counts",
-            ids.len()
-        ));
+    if plan.action != Action::Export {
+        let (count, ids) = plan.gpus();
+        if count != ids.len() {
+            let devices = plan.devices();
+            notes.push(format!(
+                "Number of gpus {count} != len({ids:?}). Using GPUs {devices:?} (total {})",
+                devices.len()
+            ));
+        }
     }
     if plan.encryption_key.is_some() {
         notes.push("encryption_key is set and has no effect: checkpoints are not encrypted".to_owned());

@@ -104,6 +104,12 @@ pub struct Leaf {
     pub automl: Option<bool>,
     /// TAO's flag for fields that its user interfaces show first.
     pub popular: bool,
+    /// TAO's label of the field in user interfaces; empty when it has none.
+    pub title: &'static str,
+    /// The default that TAO's packaged schema and templates give, where it is another than the one that counts.
+    pub packaged: Option<Literal>,
+    /// What a field takes when it is unset, where that is not its default but follows from others; else empty.
+    pub derived: &'static str,
     /// A value that is right, shown in messages; empty means the default is shown.
     pub example: &'static str,
 }
@@ -151,6 +157,9 @@ impl Leaf {
             upstream: Upstream::Honoured,
             automl: None,
             popular: false,
+            title: "",
+            packaged: None,
+            derived: "",
             example: "",
         }
     }
@@ -257,6 +266,21 @@ impl Leaf {
 
     pub(super) const fn popular(mut self) -> Self {
         self.popular = true;
+        self
+    }
+
+    pub(super) const fn title(mut self, title: &'static str) -> Self {
+        self.title = title;
+        self
+    }
+
+    pub(super) const fn packaged(mut self, default: Literal) -> Self {
+        self.packaged = Some(default);
+        self
+    }
+
+    pub(super) const fn derived(mut self, from: &'static str) -> Self {
+        self.derived = from;
         self
     }
 

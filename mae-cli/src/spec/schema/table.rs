@@ -68,11 +68,11 @@ section! {
     /// A whole spec with every default filled in.
     Spec {
         /// Model label used only by a generic multi-model launcher.
-        model_name: Option<String> => Leaf::optional_text(NULL).unused();
+        model_name: Option<String> => Leaf::optional_text(NULL).title("Model name").unused();
         /// Passphrase for encrypted checkpoints.
-        encryption_key: Option<String> => Leaf::optional_text(NULL).unused();
+        encryption_key: Option<String> => Leaf::optional_text(NULL).title("Encryption key").unused();
         /// Root output folder; each action writes into a sub-folder with its own name.
-        results_dir: Option<String> => Leaf::optional_text(EMPTY).example("./results");
+        results_dir: Option<String> => Leaf::optional_text(EMPTY).title("Results directory").example("./results");
         /// Weights & Biases. Accepted so that specs load; nothing is ever sent anywhere.
         wandb: Wandb => section(Wandb::ROWS);
         /// Images and how they are loaded.
@@ -108,7 +108,7 @@ section! {
         /// Group of runs.
         group: Option<String> => Leaf::optional_text(EMPTY).unused();
         /// Tags of the run.
-        tags: Vec<String> => Leaf::texts(&["training", "tao-toolkit"]).unused();
+        tags: Vec<String> => Leaf::texts(&["training", "tao-toolkit"]).packaged(Literal::Texts(&["tao-toolkit"])).unused();
         /// Allow several runs in one process.
         reinit: bool => Leaf::bool(false).unused();
         /// Mirror TensorBoard events.
@@ -116,7 +116,7 @@ section! {
         /// Upload source code.
         save_code: bool => Leaf::bool(false).unused();
         /// Name of the run.
-        name: String => Leaf::text("TAO Toolkit training experiment").unused();
+        name: String => Leaf::text("TAO Toolkit training experiment").packaged(Literal::Text("TAO Toolkit Training")).unused();
         /// Identifier of a run to resume.
         run_id: String => Leaf::text("").unused();
     }
@@ -126,15 +126,15 @@ section! {
     /// Images and how they are loaded.
     Dataset {
         /// Images per device and step.
-        batch_size: usize => Leaf::int(3).min(1.0).max(INF).example("64");
+        batch_size: usize => Leaf::int(3).title("Batch size").packaged(Literal::Int(1)).min(1.0).max(INF).example("64");
         /// Training images: a folder, or a .tar or .tar.gz archive.
-        train_data_sources: String => Leaf::text("").example("/data/images_train.tar.gz");
+        train_data_sources: String => Leaf::text("").title("Image directory of the training set").example("/data/images_train.tar.gz");
         /// Validation images, used by train and evaluate.
-        val_data_sources: String => Leaf::text("").example("/data/images_val.tar.gz");
+        val_data_sources: String => Leaf::text("").title("Image directory of the validation set").example("/data/images_val.tar.gz");
         /// Images for inference.
-        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).example("/data/images_test.tar.gz");
+        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).title("Image directory of the test set").packaged(NULL).example("/data/images_test.tar.gz");
         /// Loader threads per device.
-        num_workers_per_gpu: usize => Leaf::int(2).limit(Limit::AtLeast(0.0));
+        num_workers_per_gpu: usize => Leaf::int(2).title("Number of workers per GPU.").limit(Limit::AtLeast(0.0));
         /// Resizing, cropping and mixing of images.
         augmentation: Augmentation => section(Augmentation::ROWS);
         /// Share of images that may be unreadable before a run stops with an error; each one is counted and named.
@@ -148,43 +148,43 @@ section! {
     /// Resizing, cropping and mixing of images.
     Augmentation {
         /// Side of the square input in pixels.
-        input_size: usize => Leaf::int(224).limit(Limit::AtLeast(1.0)).honoured_here("the model is built for this size");
+        input_size: usize => Leaf::int(224).title("Input size").limit(Limit::AtLeast(1.0)).honoured_here("the model is built for this size");
         /// Mean of each channel, for images scaled to 0..1.
-        mean: Vec<f64> => Leaf::floats(Literal::Floats(&[0.485, 0.456, 0.406])).limit(Limit::Length(3));
+        mean: Vec<f64> => Leaf::floats(Literal::Floats(&[0.485, 0.456, 0.406])).title("Mean for the image normalization").limit(Limit::Length(3));
         /// Standard deviation of each channel.
-        std: Vec<f64> => Leaf::floats(Literal::Floats(&[0.229, 0.224, 0.225])).limit(Limit::Length(3));
+        std: Vec<f64> => Leaf::floats(Literal::Floats(&[0.229, 0.224, 0.225])).title("Image standard deviation").limit(Limit::Length(3));
         /// Smallest share of the image's area that a random crop takes.
-        min_scale: f64 => Leaf::float(0.1).limit(Limit::Above(0.0));
+        min_scale: f64 => Leaf::float(0.1).title("Min scale.").limit(Limit::Above(0.0));
         /// Largest share of the image's area that a random crop takes; draws above 1 are drawn again.
-        max_scale: f64 => Leaf::float(2.0).limit(Limit::Above(0.0));
+        max_scale: f64 => Leaf::float(2.0).title("Max scale.").limit(Limit::Above(0.0));
         /// Smallest aspect ratio of a random crop (finetune).
-        min_ratio: f64 => Leaf::float(0.75).limit(Limit::Above(0.0));
+        min_ratio: f64 => Leaf::float(0.75).title("Min ratio.").limit(Limit::Above(0.0));
         /// Largest aspect ratio of a random crop (finetune).
-        max_ratio: f64 => Leaf::float(1.33).limit(Limit::Above(0.0));
+        max_ratio: f64 => Leaf::float(1.33).title("Max ratio.").limit(Limit::Above(0.0));
         /// Probability of a horizontal flip (finetune; pretraining flips half of the images).
-        hflip: f64 => Leaf::float(0.5).limit(Limit::Between(0.0, 1.0));
+        hflip: f64 => Leaf::float(0.5).title("Horizontal flip probability.").limit(Limit::Between(0.0, 1.0));
         /// Probability of random erasing (finetune).
-        re_prob: f64 => Leaf::float(0.0).limit(Limit::Between(0.0, 1.0));
+        re_prob: f64 => Leaf::float(0.0).title("Random erasing probability.").limit(Limit::Between(0.0, 1.0));
         /// Resampling of the finetune training crop.
-        interpolation: Interpolation => Leaf::text("bilinear").options(&["bilinear", "bicubic", "random"]);
+        interpolation: Interpolation => Leaf::text("bilinear").title("Interpolation mode.").options(&["bilinear", "bicubic", "random"]);
         /// Label smoothing (finetune).
-        smoothing: f64 => Leaf::float(0.1).limit(Limit::Between(0.0, 1.0));
+        smoothing: f64 => Leaf::float(0.1).title("Label smoothing.").limit(Limit::Between(0.0, 1.0));
         /// Strength of colour jitter; without effect while auto_aug is set.
-        color_jitter: f64 => Leaf::float(0.0).limit(Limit::AtLeast(0.0));
+        color_jitter: f64 => Leaf::float(0.0).title("Color jittering.").limit(Limit::AtLeast(0.0));
         /// RandAugment or AutoAugment policy (finetune); null for none.
-        auto_aug: Option<String> => Leaf::optional_text(Literal::Text("rand-m9-mstd0.5-inc1"));
+        auto_aug: Option<String> => Leaf::optional_text(Literal::Text("rand-m9-mstd0.5-inc1")).title("Auto augmentation settings.");
         /// Mixup alpha (finetune); 0 turns mixup off.
-        mixup: f64 => Leaf::float(0.8).limit(Limit::AtLeast(0.0));
+        mixup: f64 => Leaf::float(0.8).title("Mixup augmentation.").limit(Limit::AtLeast(0.0));
         /// CutMix alpha (finetune); 0 turns CutMix off.
-        cutmix: f64 => Leaf::float(1.0).limit(Limit::AtLeast(0.0));
+        cutmix: f64 => Leaf::float(1.0).title("Cutmix augmentation.").limit(Limit::AtLeast(0.0));
         /// Smallest and largest side of a CutMix box as shares of the image, instead of alpha; null for none.
-        cutmix_minmax: Option<[f64; 2]> => Leaf::optional_pair().example("[0.2, 0.8]");
+        cutmix_minmax: Option<[f64; 2]> => Leaf::optional_pair().title("Cutmix minmax augmentation.").example("[0.2, 0.8]");
         /// Probability that a batch is mixed at all.
-        mixup_prob: f64 => Leaf::float(1.0).limit(Limit::Between(0.0, 1.0));
+        mixup_prob: f64 => Leaf::float(1.0).title("Mixup probability.").limit(Limit::Between(0.0, 1.0));
         /// Probability of CutMix instead of mixup when both are on.
-        mixup_switch_prob: f64 => Leaf::float(0.5).limit(Limit::Between(0.0, 1.0));
+        mixup_switch_prob: f64 => Leaf::float(0.5).title("Mixup switch probability.").limit(Limit::Between(0.0, 1.0));
         /// What shares one mixing weight.
-        mixup_mode: MixupMode => Leaf::text("batch").options(&["batch", "pair", "elem"]);
+        mixup_mode: MixupMode => Leaf::text("batch").title("Mixup mode.").options(&["batch", "pair", "elem"]);
     }
 }
 
@@ -192,45 +192,45 @@ section! {
     /// Training.
     Train {
         /// Number of devices.
-        num_gpus: usize => Leaf::int(1).min(1.0).popular();
+        num_gpus: usize => Leaf::int(1).title("Number of GPUs").min(1.0).limit(Limit::Between(1.0, 1024.0)).popular();
         /// Indexes of the devices; as many as num_gpus.
-        gpu_ids: Vec<usize> => Leaf::ints(&[0]).limit(Limit::AtLeast(0.0)).popular();
+        gpu_ids: Vec<usize> => Leaf::ints(&[0]).title("GPU IDs").limit(Limit::AtLeast(0.0)).popular();
         /// Number of machines.
-        num_nodes: usize => Leaf::int(1).min(1.0).popular();
+        num_nodes: usize => Leaf::int(1).title("Number of nodes").min(1.0).popular();
         /// Random seed; -1 draws one.
-        seed: i64 => Leaf::int(1234).min(-1.0).max(INF);
+        seed: i64 => Leaf::int(1234).title("Seed for randomization").min(-1.0).max(INF);
         /// cuDNN.
         cudnn: Cudnn => section(Cudnn::ROWS);
         /// Length of training in epochs.
-        num_epochs: usize => Leaf::int(10).min(1.0).max(INF).popular();
+        num_epochs: usize => Leaf::int(10).title("Number of epochs").min(1.0).max(INF).popular();
         /// Save a checkpoint every so many epochs or steps.
-        checkpoint_interval: usize => Leaf::int(1).min(1.0).popular();
+        checkpoint_interval: usize => Leaf::int(1).title("Checkpoint interval").min(1.0).popular();
         /// What checkpoint_interval counts.
-        checkpoint_interval_unit: IntervalUnit => Leaf::text("epoch").options(&["epoch", "step"]);
+        checkpoint_interval_unit: IntervalUnit => Leaf::text("epoch").title("Checkpoint interval unit").options(&["epoch", "step"]);
         /// Validate every so many epochs.
-        validation_interval: usize => Leaf::int(1).min(1.0).popular();
-        /// Checkpoint to continue from, instead of the one found in the results folder.
-        resume_training_checkpoint_path: Option<String> => Leaf::optional_text(NULL);
+        validation_interval: usize => Leaf::int(1).title("Validation interval").min(1.0).popular();
+        /// Checkpoint to continue from, instead of the run found in the results folder.
+        resume_training_checkpoint_path: Option<String> => Leaf::optional_text(NULL).title("Resume checkpoint path");
         /// Output folder of this action; wins over the root results_dir.
-        results_dir: Option<String> => Leaf::optional_text(NULL);
+        results_dir: Option<String> => Leaf::optional_text(NULL).title("Results directory").derived("results_dir and the action's name");
         /// `pretrain`: reconstruct masked patches. `finetune`: classify.
-        stage: Stage => Leaf::text("pretrain").options(&["pretrain", "finetune"]);
+        stage: Stage => Leaf::text("pretrain").title("Stage").options(&["pretrain", "finetune"]);
         /// Batches accumulated per optimizer step.
-        accum_grad_batches: usize => Leaf::int(1).min(1.0).max(INF);
-        /// Weights to start from (finetune).
-        pretrained_model_path: Option<String> => Leaf::optional_text(NULL);
+        accum_grad_batches: usize => Leaf::int(1).title("Accum gradient batches").min(1.0).max(INF);
+        /// Weights to start from (finetune); counts only when there is no run to continue.
+        pretrained_model_path: Option<String> => Leaf::optional_text(NULL).title("Pretrained model");
         /// Numeric precision.
-        precision: Precision => Leaf::text("fp32").options(&["fp16", "bf16", "fp32"]);
+        precision: Precision => Leaf::text("fp32").title("precision").options(&["fp16", "bf16", "fp32"]);
         /// How several devices share the model.
-        distributed_strategy: DistributedStrategy => Leaf::text("ddp").options(&["ddp", "fsdp"]);
+        distributed_strategy: DistributedStrategy => Leaf::text("ddp").title("distributed_strategy").options(&["ddp", "fsdp"]);
         /// Optimizer and schedule.
         optim: Optim => section(Optim::ROWS);
         /// Normalise the target patches of the reconstruction loss.
-        norm_pix_loss: bool => Leaf::bool(true).honoured_here("Hiera too uses it");
+        norm_pix_loss: bool => Leaf::bool(true).title("Normalize pixel loss").honoured_here("Hiera too uses it");
         /// Modules to freeze, e.g. [encoder.stages.0].
-        freeze: Vec<String> => Leaf::texts(&[]).or_null();
+        freeze: Vec<String> => Leaf::texts(&[]).title("freeze").or_null();
         /// Share of patches hidden in pretraining; the papers use 0.75 for ViT, 0.6 for ConvNeXt V2 and Hiera.
-        mask_ratio: f64 => Leaf::float(0.75).limit(Limit::Within(0.0, 1.0));
+        mask_ratio: f64 => Leaf::float(0.75).title("Mask ratio.").limit(Limit::Within(0.0, 1.0));
         /// Largest norm of the gradient; null does not clip.
         clip_grad_norm: Option<f64> => Leaf::optional_float().limit(Limit::Above(0.0)).extension().example("1.0");
     }
@@ -252,27 +252,27 @@ section! {
         /// Optimizer.
         r#type: OptimType => Leaf::text("AdamW").options(&["AdamW"]).or_options(&["SGD"]).any_case();
         /// Metric that the scheduler would watch; no schedule here watches one.
-        monitor_name: MonitorName => Leaf::text("train_loss").options(&["val_loss", "train_loss"]).unused();
+        monitor_name: MonitorName => Leaf::text("train_loss").title("monitor_name").options(&["val_loss", "train_loss"]).unused();
         /// Learning rate.
-        lr: f64 => Leaf::float(0.0002).min(0.0).max(1.0).when(Above(0.0)).limit(Limit::Above(0.0)).automl(true).example("2e-4");
+        lr: f64 => Leaf::float(0.0002).title("learning rate").min(0.0).max(1.0).when(Above(0.0)).limit(Limit::Above(0.0)).automl(true).example("2e-4");
         /// Factor on the learning rate of the backbone (finetune).
-        backbone_multiplier: f64 => Leaf::float(0.1).min(0.0).max(1.0).when(Above(0.0)).automl(true).popular()
+        backbone_multiplier: f64 => Leaf::float(0.1).title("backbone learning rate multiplier").min(0.0).max(1.0).when(Above(0.0)).automl(true).popular()
             .honoured_here("the backbone learns at lr times this");
         /// Momentum of SGD; set explicitly it is AdamW's first beta.
-        momentum: f64 => Leaf::float(0.9).min(0.0).max(1.0).when(Above(0.0)).automl(true).popular()
+        momentum: f64 => Leaf::float(0.9).title("momentum - AdamW").min(0.0).max(1.0).when(Above(0.0)).automl(true).popular()
             .honoured_here("it is AdamW's first beta");
         /// Decoupled weight decay.
-        weight_decay: f64 => Leaf::float(0.05).min(0.0).max(1.0).when(Above(0.0)).automl(true).popular();
+        weight_decay: f64 => Leaf::float(0.05).title("weight decay").min(0.0).max(1.0).when(Above(0.0)).automl(true).popular();
         /// Factor on the learning rate from each layer to the one before (finetune).
-        layer_decay: f64 => Leaf::float(0.75).when(Above(0.0)).popular().honoured_here("the learning rate decays layer by layer");
+        layer_decay: f64 => Leaf::float(0.75).title("layer decay").when(Above(0.0)).popular().honoured_here("the learning rate decays layer by layer");
         /// Schedule of the learning rate.
-        lr_scheduler: LrScheduler => Leaf::text("MultiStep").options(&["MultiStep", "cosine"]).any_case();
+        lr_scheduler: LrScheduler => Leaf::text("MultiStep").title("learning rate scheduler").options(&["MultiStep", "cosine"]).any_case();
         /// Epochs at which MultiStep multiplies the learning rate by gamma.
-        milestones: Vec<usize> => Leaf::ints(&[88, 96]).limit(Limit::AtLeast(0.0));
+        milestones: Vec<usize> => Leaf::ints(&[88, 96]).title("learning rate decay epochs.").limit(Limit::AtLeast(0.0));
         /// Factor of MultiStep.
-        gamma: f64 => Leaf::float(0.1).when(Above(0.0));
+        gamma: f64 => Leaf::float(0.1).title("gamma").when(Above(0.0));
         /// Epochs of linear warm-up before the cosine.
-        warmup_epochs: f64 => Leaf::float(1.0).min(0.0).max(100.0).when(AtLeast(0.0)).automl(true);
+        warmup_epochs: f64 => Leaf::float(1.0).title("Warmup epochs").packaged(Literal::Int(1)).min(0.0).max(100.0).when(AtLeast(0.0)).automl(true);
         /// Both betas of AdamW; null is TAO's (0.9, 0.95).
         betas: Option<[f64; 2]> => Leaf::optional_pair().limit(Limit::Between(0.0, 1.0)).extension().example("[0.9, 0.999]");
     }
@@ -281,21 +281,21 @@ section! {
 section! {
     /// The network.
     Model {
-        /// Architecture.
-        arch: String => Leaf::text("convnextv2_base").options(&[
+        /// Architecture; unset, that of the checkpoint that an action starts from.
+        arch: String => Leaf::text("convnextv2_base").title("Model arch").options(&[
             "convnextv2_atto", "convnextv2_femto", "convnextv2_pico", "convnextv2_nano", "convnextv2_tiny",
             "convnextv2_base", "convnextv2_large", "convnextv2_huge", "hiera_tiny_224", "hiera_small_224",
             "hiera_base_224", "hiera_large_224", "hiera_huge_224", "vit_base_patch16", "vit_large_patch16",
             "vit_huge_patch14",
         ]);
-        /// Number of classes (finetune).
-        num_classes: usize => Leaf::int(1000).min(1.0).max(INF);
+        /// Number of classes (finetune); unset, that of the checkpoint that an action starts from.
+        num_classes: usize => Leaf::int(1000).title("Number of classes").packaged(Literal::Int(1)).min(1.0).max(INF);
         /// Rate of stochastic depth.
-        drop_path_rate: f64 => Leaf::float(0.1).limit(Limit::Between(0.0, 0.999)).honoured_here("stochastic depth is on");
+        drop_path_rate: f64 => Leaf::float(0.1).title("Drop path rate").limit(Limit::Between(0.0, 0.999)).honoured_here("stochastic depth is on");
         /// Average the patch tokens instead of taking the class token.
-        global_pool: bool => Leaf::bool(true).honoured_here("it chooses the pooling");
+        global_pool: bool => Leaf::bool(true).title("Global pooling").honoured_here("it chooses the pooling");
         /// Number of decoder blocks (pretrain).
-        decoder_depth: usize => Leaf::int(1).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this many blocks");
+        decoder_depth: usize => Leaf::int(1).title("Decoder depth").limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this many blocks");
         /// Width of the decoder (pretrain).
         decoder_embed_dim: usize => Leaf::int(512).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this width");
     }
@@ -305,19 +305,19 @@ section! {
     /// Class of each image of a folder.
     Inference {
         /// Number of devices.
-        num_gpus: usize => Leaf::int(1).min(1.0).popular();
+        num_gpus: usize => Leaf::int(1).title("Number of GPUs").min(1.0).limit(Limit::Between(1.0, 1024.0)).popular();
         /// Indexes of the devices; as many as num_gpus.
-        gpu_ids: Vec<usize> => Leaf::ints(&[0]).limit(Limit::AtLeast(0.0)).popular();
+        gpu_ids: Vec<usize> => Leaf::ints(&[0]).title("GPU IDs").limit(Limit::AtLeast(0.0)).popular();
         /// Number of machines.
-        num_nodes: usize => Leaf::int(1).min(1.0).popular();
-        /// Checkpoint to load.
-        checkpoint: String => Leaf::text("???").example("results/train/vit_base_patch16_latest.pth");
+        num_nodes: usize => Leaf::int(1).title("Number of nodes").min(1.0).popular();
+        /// Checkpoint to load: a file, or a results folder, of several followed by @latest, @best, @epoch=3 or @step=99.
+        checkpoint: String => Leaf::text("???").title("Checkpoint path").example("results/train/vit_base_patch16_latest.pth");
         /// TensorRT engine, for TAO's deploy package.
-        trt_engine: Option<String> => Leaf::optional_text(NULL).unused();
+        trt_engine: Option<String> => Leaf::optional_text(NULL).title("TensorRT Engine").unused();
         /// Output folder of this action; wins over the root results_dir.
-        results_dir: Option<String> => Leaf::optional_text(NULL);
+        results_dir: Option<String> => Leaf::optional_text(NULL).title("Results directory").derived("results_dir and the action's name");
         /// Images per step; -1 takes dataset.batch_size.
-        batch_size: i64 => Leaf::int(-1).min(-1.0).honoured_here("inference runs with this batch size");
+        batch_size: i64 => Leaf::int(-1).title("batch size").min(-1.0).honoured_here("inference runs with this batch size");
     }
 }
 
@@ -325,19 +325,19 @@ section! {
     /// Accuracy on the validation images.
     Evaluate {
         /// Number of devices.
-        num_gpus: usize => Leaf::int(1).min(1.0).popular();
+        num_gpus: usize => Leaf::int(1).title("Number of GPUs").min(1.0).limit(Limit::Between(1.0, 1024.0)).popular();
         /// Indexes of the devices; as many as num_gpus.
-        gpu_ids: Vec<usize> => Leaf::ints(&[0]).limit(Limit::AtLeast(0.0)).popular();
+        gpu_ids: Vec<usize> => Leaf::ints(&[0]).title("GPU IDs").limit(Limit::AtLeast(0.0)).popular();
         /// Number of machines.
-        num_nodes: usize => Leaf::int(1).min(1.0).popular();
-        /// Checkpoint to load.
-        checkpoint: String => Leaf::text("???").example("results/train/vit_base_patch16_latest.pth");
+        num_nodes: usize => Leaf::int(1).title("Number of nodes").min(1.0).popular();
+        /// Checkpoint to load: a file, or a results folder, of several followed by @latest, @best, @epoch=3 or @step=99.
+        checkpoint: String => Leaf::text("???").title("Checkpoint path").example("results/train/vit_base_patch16_latest.pth");
         /// TensorRT engine, for TAO's deploy package.
-        trt_engine: Option<String> => Leaf::optional_text(NULL).unused();
+        trt_engine: Option<String> => Leaf::optional_text(NULL).title("TensorRT Engine").unused();
         /// Output folder of this action; wins over the root results_dir.
-        results_dir: Option<String> => Leaf::optional_text(NULL);
+        results_dir: Option<String> => Leaf::optional_text(NULL).title("Results directory").derived("results_dir and the action's name");
         /// Images per step; -1 takes dataset.batch_size.
-        batch_size: i64 => Leaf::int(-1).min(-1.0).honoured_here("evaluation runs with this batch size");
+        batch_size: i64 => Leaf::int(-1).title("batch size").min(-1.0).honoured_here("evaluation runs with this batch size");
     }
 }
 
@@ -345,19 +345,19 @@ section! {
     /// TensorRT engine; a matter of TAO's deploy package.
     GenTrtEngine {
         /// Output folder of this action.
-        results_dir: Option<String> => Leaf::optional_text(NULL).unused();
+        results_dir: Option<String> => Leaf::optional_text(NULL).title("Results directory").unused();
         /// Device that builds the engine.
-        gpu_id: i64 => Leaf::int(0).min(0.0).popular().unused();
+        gpu_id: i64 => Leaf::int(0).title("GPU ID").min(0.0).popular().unused();
         /// Input ONNX file.
-        onnx_file: String => Leaf::text("???").unused();
+        onnx_file: String => Leaf::text("???").title("ONNX file").unused();
         /// Output engine.
-        trt_engine: Option<String> => Leaf::optional_text(Literal::Text("???")).unused();
+        trt_engine: Option<String> => Leaf::optional_text(Literal::Text("???")).title("TensorRT engine").unused();
         /// Timing cache.
-        timing_cache: Option<String> => Leaf::optional_text(NULL).unused();
+        timing_cache: Option<String> => Leaf::optional_text(NULL).title("TensorRT timing cache").unused();
         /// Fixed batch size, or -1 for a dynamic one.
-        batch_size: i64 => Leaf::int(-1).min(-1.0).popular().unused();
+        batch_size: i64 => Leaf::int(-1).title("Batch size").min(-1.0).popular().unused();
         /// Verbose log.
-        verbose: bool => Leaf::bool(false).unused();
+        verbose: bool => Leaf::bool(false).title("Verbose").unused();
         /// Builder settings.
         tensorrt: Tensorrt => section(Tensorrt::ROWS);
     }
@@ -367,17 +367,17 @@ section! {
     /// TensorRT builder settings.
     Tensorrt {
         /// Builder workspace in MB.
-        workspace_size: i64 => Leaf::int(1024).min(0.0).unused();
+        workspace_size: i64 => Leaf::int(1024).title("Max workspace size").min(0.0).unused();
         /// Smallest batch of the profile.
-        min_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
+        min_batch_size: i64 => Leaf::int(1).title("Min batch size").min(1.0).popular().unused();
         /// Tuned batch of the profile.
-        opt_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
+        opt_batch_size: i64 => Leaf::int(1).title("Optimum batch size").min(1.0).popular().unused();
         /// Largest batch of the profile.
-        max_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
+        max_batch_size: i64 => Leaf::int(1).title("Maximum batch size").min(1.0).popular().unused();
         /// Precision rules of layers.
-        layers_precision: Vec<String> => Leaf::texts(&[]).or_null().unused();
+        layers_precision: Vec<String> => Leaf::texts(&[]).title("layers_precision").or_null().unused();
         /// Precision of the engine.
-        data_type: String => Leaf::text("fp32").unused();
+        data_type: String => Leaf::text("fp32").title("Data type").packaged(Literal::Text("fp32,fp16")).unused();
     }
 }
 
@@ -385,29 +385,29 @@ section! {
     /// ONNX export.
     Export {
         /// Output folder of this action; wins over the root results_dir.
-        results_dir: Option<String> => Leaf::optional_text(NULL);
+        results_dir: Option<String> => Leaf::optional_text(NULL).title("Results directory").derived("results_dir and the action's name");
         /// Device used for the export.
-        gpu_id: i64 => Leaf::int(0);
-        /// Checkpoint to export.
-        checkpoint: String => Leaf::text("???").example("results/train/vit_base_patch16_latest.pth");
-        /// Output ONNX file; without it, results_dir and the architecture's name.
-        onnx_file: String => Leaf::text("???").example("results/export/model.onnx");
+        gpu_id: i64 => Leaf::int(0).title("GPU ID");
+        /// Checkpoint to export: a file, or a results folder, of several followed by @latest, @best, @epoch=3 or @step=99.
+        checkpoint: String => Leaf::text("???").title("checkpoint").example("results/train/vit_base_patch16_latest.pth");
+        /// Output ONNX file; an existing one is never overwritten.
+        onnx_file: String => Leaf::text("???").title("onnx file").example("results/export/model.onnx").derived("results_dir and the architecture's name");
         /// Export on the CPU.
-        on_cpu: bool => Leaf::bool(false);
+        on_cpu: bool => Leaf::bool(false).title("on cpu");
         /// Channels of the input.
-        input_channel: usize => Leaf::int(3).min(1.0).options(&["1", "3"]);
-        /// Width of the input; without it, dataset.augmentation.input_size.
-        input_width: usize => Leaf::int(960).min(32.0);
-        /// Height of the input; without it, dataset.augmentation.input_size.
-        input_height: usize => Leaf::int(544).min(32.0);
+        input_channel: usize => Leaf::int(3).title("input channel").min(1.0).options(&["1", "3"]);
+        /// Width of the input in pixels.
+        input_width: usize => Leaf::int(960).title("input width").min(32.0).derived("dataset.augmentation.input_size");
+        /// Height of the input in pixels.
+        input_height: usize => Leaf::int(544).title("input height").min(32.0).derived("dataset.augmentation.input_size");
         /// ONNX operator set.
-        opset_version: i64 => Leaf::int(17).min(1.0);
+        opset_version: i64 => Leaf::int(17).title("opset version").min(1.0);
         /// Fixed batch size, or -1 for a dynamic one.
-        batch_size: i64 => Leaf::int(-1).min(-1.0);
+        batch_size: i64 => Leaf::int(-1).title("batch size").min(-1.0);
         /// Verbose log.
-        verbose: bool => Leaf::bool(false);
+        verbose: bool => Leaf::bool(false).title("verbose");
         /// Output format.
-        format: ExportFormat => Leaf::text("onnx").options(&["onnx", "xdl"]);
+        format: ExportFormat => Leaf::text("onnx").title("export format").options(&["onnx", "xdl"]);
         /// What a model of stage pretrain ends with: its pooled features, or upstream's random classifier.
         head: ExportHead => Leaf::text("features").options(&["features", "random"]).extension();
     }

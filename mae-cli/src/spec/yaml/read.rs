@@ -25,14 +25,16 @@ pub const MAX_NODES: usize = 200_000;
 pub fn read_file(path: &Path) -> Result<Map> {
     let shown: Arc<str> = path.display().to_string().into();
     let unreadable = |error: std::io::Error| {
-        let (problem, remedy) = match error.kind() {
-            std::io::ErrorKind::NotFound => (
-                "the spec file does not exist".to_owned(),
-                "give an existing file after -e; `mae default_specs results_dir=specs` writes one with every default",
-            ),
-            _ => (format!("the spec file cannot be read: {error}"), "give a readable YAML file after -e"),
-        };
-        Error::new(Kind::ConfigNotFound, problem).value(&*shown).remedy(remedy)
+        match error.kind() {
+        std::io::ErrorKind::NotFound => Error::new(
+            Kind::ConfigNotFound,
+            format!("The indicated experiment spec file `{shown}` doesn't exist!"),
+        )
+        .remedy("give an existing file after -e; `mae default_specs results_dir=specs` writes one with every default"),
+        _ => Error::new(Kind::ConfigNotFound, format!("the spec file cannot be read: {error}"))
+            .value(&*shown)
+            .remedy("give a readable YAML file after -e"),
+    }
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();

@@ -5,6 +5,7 @@
 //! | [`plan`] | which source tensor goes where, and how it must be changed |
 //! | [`LoadPlan`], [`Assignment`] | the answer |
 //! | [`LoadReport`] | the answer for a person: matched, renamed, reshaped, interpolated, skipped, missing |
+//! | [`Facts`] | which model a checkpoint belongs to |
 //! | `names` | the naming dialects |
 //! | `transform` | reshaping, MinkowskiEngine kernels, position embeddings |
 //!
@@ -13,6 +14,7 @@
 //! timm's names for ViT, ConvNeXtV2 and Hiera. Unlike upstream TAO, a TAO finetune checkpoint of ConvNeXtV2 loads,
 //! Hiera's positions are interpolated, and a Hiera head with another number of classes is dropped.
 
+mod facts;
 mod names;
 mod report;
 mod transform;
@@ -22,6 +24,7 @@ use std::collections::{HashMap, HashSet};
 use tch::Tensor;
 
 use super::{Error, Result, TensorView};
+pub use facts::{Facts, Stage};
 use names::Candidate;
 pub use report::{LoadReport, Reshaped, SkipReason, Skipped};
 pub use transform::{Transform, resize_positions};

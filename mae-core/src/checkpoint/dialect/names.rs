@@ -38,6 +38,12 @@ pub(super) fn candidates(name: &str, family: Family, role: Role) -> Vec<Candidat
     found
 }
 
+/// The name without what frameworks and encoders put before it.
+pub(super) fn bare(name: &str) -> &str {
+    let bare = unwrap(name);
+    bare.strip_prefix("encoder.").unwrap_or(bare)
+}
+
 /// Parts of a masked autoencoder that only its pretraining uses.
 pub(super) fn is_pretraining_only(name: &str) -> bool {
     let bare = unwrap(name);
