@@ -132,7 +132,7 @@ fn cpu(report: &mut Report) {
     report.note(
         "CPU",
         format!(
-            "{cores} cores for this process ({}); libtorch computes on {threads} threads",
+            "{cores} cores for this process ({}); threads that libtorch computes on: {threads}",
             units.join(", ")
         ),
     );
