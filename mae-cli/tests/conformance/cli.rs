@@ -111,7 +111,9 @@ impl<'a> Case<'a> {
 
     /// The plan of a run, with what the environment says of several machines.
     fn plan(&self, spec: &Path, overrides: &[String], action: Action) -> Result<Plan, String> {
-        let spec = self.folder.path().join(spec);
+        // Joined with nothing, the folder itself would be the file.
+        let named = !spec.as_os_str().is_empty();
+        let spec = if named { self.folder.path().join(spec) } else { spec.to_owned() };
         // What upstream's task would miss first.
         let mut overrides = overrides.to_vec();
         if action != Action::Train {
