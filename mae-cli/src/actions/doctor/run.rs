@@ -30,15 +30,22 @@ pub(super) fn examine<S: AsRef<str>>(
     report: &mut Report,
 ) {
     report.section(&format!("mae {} -e {}", action.name(), spec.display()));
-    let plan = match actions::plan(spec, overrides, action) {
-        Ok(plan) => plan,
-        Err(error) => return report.error("spec", &error),
+    // A spec whose checkpoint is at fault still tells of its data.
+    let (plan, startable) = match actions::plan(spec, overrides, action) {
+        Ok(plan) => (plan, true),
+        Err(error) => {
+            report.error("spec", &error);
+            let Ok(plan) = Plan::load(spec, overrides, action) else { return };
+            (plan, false)
+        }
     };
-    report.note("spec", "every field and rule holds");
+    if startable {
+        report.note("spec", "every field and rule holds");
+    }
     plan.notes().iter().for_each(|note| report.warn("note", note));
     plan.differences_from_tao().iter().for_each(|note| report.note("note", note));
     devices(&plan, report);
-    if let Err(error) = network(&plan, report) {
+    if startable && let Err(error) = network(&plan, report) {
         report.error("model", &error);
     }
     if let Err(error) = results(&plan, report) {

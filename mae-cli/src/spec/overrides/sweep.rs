@@ -29,7 +29,9 @@ pub fn expand<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Vec<String>>> {
         }
         runs = runs
             .into_iter()
-            .flat_map(|run| values.iter().map(move |value| [run.as_slice(), &[value.clone()]].concat()))
+            .flat_map(|run| {
+                values.iter().map(move |value| [run.as_slice(), std::slice::from_ref(value)].concat())
+            })
             .collect();
     }
     Ok(runs)

@@ -116,6 +116,7 @@ pub struct Leaf {
 
 /// A field or a section.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "the rows are constants, and a table is read in place")]
 pub enum Entry {
     /// A field.
     Leaf(Leaf),
