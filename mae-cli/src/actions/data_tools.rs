@@ -184,7 +184,8 @@ fn inspection_text(dataset: &Dataset, survey: &Survey, rows: &[SheetRow], sheet:
         vec![format!("{}: {}, {}", dataset.source(), plural(survey.images, "image"), size(survey.bytes))];
     let counts = survey.classes.iter().map(|(_, count)| *count);
     if let (Some(fewest), Some(most)) = (counts.clone().min(), counts.max()) {
-        lines.push(format!("classes     {}, {fewest} to {most} images each", survey.classes.len()));
+        let each = if fewest == most { fewest.to_string() } else { format!("{fewest} to {most}") };
+        lines.push(format!("classes     {}, {each} images each", survey.classes.len()));
         let listed = survey.classes.iter().take(SHOWN).map(|(name, count)| format!("{name} {count}"));
         lines.push(format!("            {}", ellipsis(listed.collect(), survey.classes.len())));
     } else {

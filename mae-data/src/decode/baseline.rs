@@ -261,7 +261,7 @@ fn write_row(
                 routines.fancy_upsample_h2v1(row, row.len(), color);
             }
             Sampling::Half => {
-                let near = if y % 2 == 0 { (y / 2).saturating_sub(1) } else { y / 2 + 1 };
+                let near = if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { y / 2 + 1 };
                 let near = near.min(component.height - 1);
                 let (row, near) = (component.row(plane, y / 2), component.row(plane, near));
                 color.resize(row.len() * 2, 0);
