@@ -51,7 +51,7 @@ fn shards_and_parts_are_data_sources() {
     let run = sandbox.mae("data pack train shards/all --shard-size 1");
     assert_eq!(
         (run.code, run.stdout.as_str()),
-        (Some(0), "50 images, 75.8 kB in 1 shard: shards/all-0000.tar\n"),
+        (Some(0), "50 images, 65.0 kB in 1 shard: shards/all-0000.tar\n"),
         "{}",
         run.stderr
     );
