@@ -7,6 +7,7 @@
 use crate::spec::generate::Strictness;
 use crate::spec::schema::{self, Found};
 use crate::spec::{self, Action, Kind};
+use crate::tool_args::{Bench, BenchLimits, DataTool};
 use clap::builder::{OsStringValueParser, PossibleValue, TypedValueParser as _};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -44,6 +45,18 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
+    /// Look at images, check them, pack them anew, divide them
+    Data {
+        /// The tool
+        #[command(subcommand)]
+        tool: DataTool,
+    },
+    /// Measure speed
+    Bench {
+        /// What is measured
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Write a spec file with every default
     DefaultSpecs {
         /// Only `results_dir=FOLDER` has a meaning here
@@ -148,7 +161,7 @@ pub struct Overrides {
 }
 
 /// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Request {
     /// An action with a spec file.
     Run {
@@ -229,6 +242,17 @@ pub enum Request {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// `data`.
+    Data(DataTool),
+    /// `bench loader`.
+    BenchLoader {
+        /// The spec file.
+        spec: PathBuf,
+        /// Overrides in order.
+        overrides: Vec<String>,
+        /// How long and how.
+        limits: BenchLimits,
+    },
 }
 
 /// What `mae spec show` shows of a spec.
@@ -276,6 +300,11 @@ impl Args {
                 });
             }
             Command::Completions { shell } => return Ok(Request::Completions { shell }),
+            Command::Data { tool } => return Ok(Request::Data(tool)),
+            Command::Bench { what: Bench::Loader { overrides, limits } } => {
+                let spec = self.spec.ok_or_else(|| no_spec("bench loader"))?;
+                return Ok(Request::BenchLoader { spec, overrides, limits });
+            }
         };
         let given = Overrides {
             // As upstream: an argument that a script left empty is none.
@@ -296,17 +325,7 @@ impl Args {
                     Overrides { overrides, .. } => Request::Run { action, spec, overrides },
                 })
             }
-            None => Err(spec::Error::new(
-                Kind::Usage,
-                format!(
-                    "The subtask `{}` requires the following argument: -e/--experiment_spec_file",
-                    action.name()
-                ),
-            )
-            .remedy(format!(
-                "mae {} -e spec.yaml; `mae default_specs results_dir=specs` writes a spec to start from",
-                action.name()
-            ))),
+            None => Err(no_spec(action.name())),
         }
     }
 }
@@ -317,6 +336,16 @@ fn with_yaml(name: &Path) -> PathBuf {
         Some(_) => name.to_owned(),
         None => name.with_extension("yaml"),
     }
+}
+
+fn no_spec(command: &str) -> spec::Error {
+    spec::Error::new(
+        Kind::Usage,
+        format!("The subtask `{command}` requires the following argument: -e/--experiment_spec_file"),
+    )
+    .remedy(format!(
+        "mae {command} -e spec.yaml; `mae default_specs results_dir=specs` writes a spec to start from"
+    ))
 }
 
 /// Parses a command line, the program's name first.

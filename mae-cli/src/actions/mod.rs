@@ -3,10 +3,13 @@
 //! Each action gets a checked [`Plan`] and a [`Run`]: where results go, what the user sees, which processes take part.
 
 mod artefact;
+mod bad_samples;
+mod bench_loader;
 mod carry;
 mod checkpoints;
 mod classes;
 mod data;
+mod data_tools;
 mod device;
 mod doctor;
 mod evaluate;
@@ -26,6 +29,8 @@ use crate::error::Result;
 use crate::spec::interpolation::Context;
 use crate::spec::{Action, Plan, compose};
 
+pub use bench_loader::bench_loader;
+pub use data_tools::{ToolEnd, data_tool};
 pub use device::prepare as prepare_device;
 pub use doctor::doctor;
 pub use run::Run;

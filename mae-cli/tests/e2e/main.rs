@@ -10,6 +10,7 @@
 //! | `carry` | what a checkpoint decides when the spec is silent |
 //! | `doctor` | what is told before a run |
 //! | `cli` | default specs, version |
+//! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
 #![allow(
@@ -22,6 +23,7 @@
 mod carry;
 mod cli;
 mod common;
+mod data_tools;
 mod doctor;
 mod errors;
 mod families;
