@@ -4,6 +4,7 @@
 //! overrides anywhere after the sub-command. Two differ: a usage error exits with 1, not 2, because 2 means that a run
 //! failed; and the command line is never split a second time, so paths with blanks work.
 
+use crate::bench::StepOptions;
 use crate::spec::schema::{self, Found};
 use crate::spec::{self, Action, Kind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -36,12 +37,26 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
+    /// Measure how fast this machine trains
+    Bench {
+        /// What to measure
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Write a spec file with every default
     DefaultSpecs {
         /// Only `results_dir=FOLDER` has a meaning here
         #[arg(value_name = "KEY=VALUE")]
         overrides: Vec<String>,
     },
+}
+
+/// What `mae bench` measures.
+#[derive(Debug, Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum Bench {
+    /// The training step of an architecture, on made-up images
+    Step(StepOptions),
 }
 
 /// Overrides of the spec, and options that Hydra's users know.
@@ -62,7 +77,7 @@ pub struct Overrides {
 }
 
 /// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Request {
     /// An action with a spec file.
     Run {
@@ -86,6 +101,8 @@ pub enum Request {
         /// The only section to print.
         package: Option<String>,
     },
+    /// `bench step`.
+    BenchStep(StepOptions),
     /// `default_specs`.
     DefaultSpecs {
         /// Overrides in order; `results_dir=` is the one that matters.
@@ -104,6 +121,7 @@ impl Args {
             Command::Evaluate(given) => (Action::Evaluate, given),
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
+            Command::Bench { what: Bench::Step(options) } => return Ok(Request::BenchStep(options)),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
         };
         match self.spec {

@@ -3,11 +3,13 @@
 //! - [`actions`]: one file an action.
 //! - [`args`]: what the user typed.
 //! - [`spec`]: what the user wants, as a checked, typed plan.
+//! - [`bench`]: how fast this machine trains.
 //! - [`error`]: what ends a run early, and its exit code.
 //! - [`report`]: what the user sees and what a run leaves behind: progress, `status.json`, TensorBoard, `results.csv`.
 
 pub mod actions;
 pub mod args;
+pub mod bench;
 pub mod error;
 pub mod report;
 pub mod spec;

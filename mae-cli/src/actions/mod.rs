@@ -13,11 +13,13 @@ mod model;
 mod picture;
 mod run;
 mod signals;
+mod skipped;
 mod train;
 
 use crate::error::Result;
 use crate::spec::{Action, Plan};
 
+pub(crate) use device::find as find_device;
 pub use device::prepare as prepare_device;
 pub use run::Run;
 

@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
 use mae_core::engine::{
     Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
-    StepReport, Trainer, TrainerConfig, fit,
+    SkipReason, Skipped, StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::Model;
 use mae_core::ops::Precision;
@@ -19,6 +20,7 @@ use mae_data::Layout;
 
 use super::checkpoints::{Checkpoints, resume_point};
 use super::data::TrainingData;
+use super::skipped::SkippedSteps;
 use super::{End, Run, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
@@ -26,9 +28,6 @@ use crate::report::status::EpochStatus;
 use crate::report::tensorboard::EventWriter;
 use crate::spec::Plan;
 use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
-
-/// Steps in a row that may be left out because something was not finite.
-const MAX_BAD_STEPS: u64 = 20;
 
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     if run.is_first() {
@@ -86,12 +85,15 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         return Ok(End::Done);
     }
     let start = *trainer.cursor();
+    let good_steps = |trainer: &Trainer<'_>| trainer.cursor().step - trainer.skipped_steps();
+    let good_at_start = good_steps(&trainer);
     let preview = preview(plan, &mut data)?;
     let done = (start.epoch * batches + start.batch) as usize;
     let mut hooks = TrainHooks {
         training: run.progress.training(plan.train.num_epochs, batches as usize, done),
         events: if run.is_first() { Some(EventWriter::create(plan.results_dir(), 1)?) } else { None },
         checkpoints: Checkpoints::new(plan, extra),
+        skipped: SkippedSteps::new(plan.results_dir(), Arc::clone(data.train.dataset())),
         run,
         preview,
         waited: Rc::clone(&data.waited),
@@ -101,9 +103,13 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     };
     hooks.run.status.loop_started()?;
     let result = fit(&mut trainer, &mut data, &mut hooks, &config);
+    if let Err(Error::Core(mae_core::Error::NotFinite { what, step, samples, .. })) = &result {
+        let reason = if *what == "loss" { SkipReason::Loss } else { SkipReason::Gradients };
+        hooks.left_out(*step, &Skipped { reason, samples: samples.clone() })?;
+    }
     // What a step has earned is not lost to an error after it.
     if result.is_err()
-        && trainer.cursor().step > start.step
+        && good_steps(&trainer) > good_at_start
         && let Err(error) = hooks.save(&trainer, SaveReason::Interrupt)
     {
         hooks.training.say(&error.to_string());
@@ -208,7 +214,7 @@ fn trainer_config(plan: &Plan) -> TrainerConfig {
         accumulate: plan.train.accum_grad_batches as u64,
         clip_grad_norm: plan.train.clip_grad_norm,
         label_smoothing: plan.dataset.augmentation.smoothing,
-        max_bad_steps: MAX_BAD_STEPS,
+        max_bad_steps: plan.train.max_bad_steps as u64,
     }
 }
 
@@ -309,6 +315,7 @@ struct TrainHooks<'r> {
     training: Training,
     events: Option<EventWriter>,
     checkpoints: Checkpoints,
+    skipped: SkippedSteps,
     preview: Option<Batch>,
     waited: Rc<Cell<Duration>>,
     world_size: usize,
@@ -325,6 +332,18 @@ impl TrainHooks<'_> {
     }
 }
 
+impl TrainHooks<'_> {
+    /// Reports a step (from 0) that was left out.
+    fn left_out(&mut self, step: u64, skipped: &Skipped) -> Result<()> {
+        if !self.run.is_first() {
+            return Ok(());
+        }
+        let message = self.skipped.add(step, skipped)?;
+        self.training.say(&message);
+        Ok(self.run.status.warning(&message)?)
+    }
+}
+
 impl Hooks<Error> for TrainHooks<'_> {
     fn epoch_started(&mut self, _epoch: u64, _start: u64) -> Result<()> {
         self.waited.set(Duration::ZERO);
@@ -332,20 +351,15 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn batch_done(&mut self, report: &StepReport) -> Result<Control> {
-        let outcome = report.outcome;
+        let outcome = &report.outcome;
         self.training.step(&Step {
             loss: outcome.loss,
             lr: outcome.lr,
             images: report.images as usize * self.world_size,
             waited: self.waited.take(),
         });
-        if outcome.skipped {
-            let message = format!(
-                "step {} was left out: its loss or gradients were not finite",
-                report.step.saturating_sub(1)
-            );
-            self.training.say(&message);
-            self.run.status.warning(&message)?;
+        if let Some(skipped) = &outcome.skipped {
+            self.left_out(report.step.saturating_sub(1), skipped)?;
         }
         Ok(if self.run.is_interrupted() { Control::Interrupt } else { Control::Continue })
     }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 mod check;
 mod differences;
+mod model;
 mod typed;
 
 /// What the program is asked to do.
@@ -114,6 +115,7 @@ impl Plan {
         let plan =
             Self { action, spec, root, resolved, results_dir: PathBuf::from(results_dir), notes: Vec::new() };
         check::rules(&plan)?;
+        model::rules(&plan)?;
         notes.extend(check::notes(&plan));
         Ok(Self { notes, ..plan })
     }

@@ -7,6 +7,7 @@
 //! | `resume` | interrupts, kills, threads: the same weights bit for bit |
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
+//! | `numerics` | precision, steps that are not finite, the sparse encoder, illegal sizes, `mae bench` |
 //! | `cli` | default specs, version |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
@@ -22,5 +23,6 @@ mod common;
 mod errors;
 mod families;
 mod interop;
+mod numerics;
 mod resume;
 mod road;
