@@ -20,9 +20,15 @@ fn main() -> Result<(), String> {
     let include =
         env::var_os("LIBTORCH_INCLUDE").map_or_else(|| resolved.join(".."), PathBuf::from).join("include");
     let mut shim = cc::Build::new();
-    shim.cpp(true).std("c++17").define("_GLIBCXX_USE_CXX11_ABI", "1").file("native/ops.cpp");
+    shim.cpp(true)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .files(["native/ops.cpp", "native/kernels/depthwise.cpp"]);
+    // Vectors never cross a function that is not inlined, so how they would be passed does not matter.
+    shim.flag("-Wno-psabi");
     // -isystem: libtorch's headers are not ours to keep free of warnings.
-    shim.flag("-isystem").flag(include);
+    shim.flag("-isystem").flag(&include);
+    shim.flag("-isystem").flag(include.join("torch/csrc/api/include"));
     shim.compile("mae_core");
 
     println!("cargo::rustc-link-lib=torch_cpu");

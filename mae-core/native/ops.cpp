@@ -1,5 +1,7 @@
 // Calls of libtorch that its Rust binding lacks. An exception stops here: a function returns 0, or 1 with a text that
 // waits in the thread that failed.
+#include "kernels/depthwise.h"
+
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
@@ -44,6 +46,14 @@ extern "C" {
 const char* mae_core_error() { return last_error.c_str(); }
 
 int mae_core_grad_enabled() { return at::GradMode::is_enabled() ? 1 : 0; }
+
+int mae_core_depthwise_lanes() { return mae::depthwise_lanes(); }
+
+// `out` gets a tensor that the caller owns.
+int mae_core_depthwise_conv(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias, int lanes,
+                            at::Tensor** out) {
+  return guard([&] { *out = new at::Tensor(mae::depthwise_conv(*x, *weight, *bias, lanes)); });
+}
 
 int mae_core_clear_grad(const at::Tensor* tensor) {
   return guard([&] { tensor->mutable_grad().reset(); });

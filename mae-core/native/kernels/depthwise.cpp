@@ -109,22 +109,27 @@ struct Block {
 
   // Adds the image's part to the gradients of taps [7][7][Lanes] and bias.
   MAE_INLINE void weight_gradient(const vec* padded_x, const vec* padded_dy, vec* dtaps, vec& dbias) const {
+    // Sums of lines, then of images, then of groups: long sums of single terms would round more.
     for (int row = 0; row < kSide; ++row) {
       vec sum[kSide] = {};
       for (int64_t y = 0; y < shape.height; ++y) {
         const vec* x = padded_x + (y + row) * padded_width();
         const vec* dy = padded_dy + (y + kPad) * padded_width() + kPad;
+        vec line[kSide] = {};
         for (int64_t i = 0; i < shape.width; ++i) {
 #pragma GCC unroll 8
-          for (int column = 0; column < kSide; ++column) sum[column] += dy[i] * x[i + column];
+          for (int column = 0; column < kSide; ++column) line[column] += dy[i] * x[i + column];
         }
+        for (int column = 0; column < kSide; ++column) sum[column] += line[column];
       }
       for (int column = 0; column < kSide; ++column) dtaps[row * kSide + column] += sum[column];
     }
     vec sum = {};
     for (int64_t y = 0; y < shape.height; ++y) {
       const vec* dy = padded_dy + (y + kPad) * padded_width() + kPad;
-      for (int64_t i = 0; i < shape.width; ++i) sum += dy[i];
+      vec line = {};
+      for (int64_t i = 0; i < shape.width; ++i) line += dy[i];
+      sum += line;
     }
     dbias += sum;
   }

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::nn::position::{self, Resample};
 use crate::nn::{Conv2d, DropPath, GlobalResponseNorm, LayerNorm, Linear};
 use crate::params::{ParamId, Params};
+use crate::sys;
 
 /// The random part of a training forward pass. Absent in evaluation.
 #[derive(Debug, Clone)]
@@ -166,15 +167,15 @@ impl Ops for Eager<'_> {
             Some(visible) => visible.scatter(x, &visible.zeros(x.kind())?)?,
             None => x.shallow_clone(),
         };
-        // Channels-last in memory, `[N, C, H, W]` by its strides: libtorch convolves it without a copy.
-        let image = self.operand(&x)?.f_permute([0, 3, 1, 2])?;
-        let bias = Some(self.param(layer.bias)?);
-        let weight = self.param(layer.weight)?;
-        let (stride, padding) = ([layer.stride; 2], [layer.padding; 2]);
-        let y = image.f_conv2d(&weight, bias.as_ref(), stride, padding, [1, 1], layer.groups)?;
+        let image = self.operand(&x)?;
+        let (weight, bias) = (self.param(layer.weight)?, self.param(layer.bias)?);
+        let y = match sys::kernels().filter(|_| layer.is_depthwise_7x7() && image.device() == Device::Cpu) {
+            Some(lanes) => sys::depthwise_conv(&image, &weight, &bias, lanes)?,
+            None => reference_conv2d(&image, &weight, &bias, layer)?,
+        };
         let products = weight.size()[1..].iter().product::<i64>() * y.numel() as i64;
         self.count(2 * products as u64);
-        let y = self.result(y)?.f_permute([0, 2, 3, 1])?;
+        let y = self.result(y)?;
         spread.map_or_else(|| Ok(y.shallow_clone()), |visible| visible.gather(&y))
     }
 
@@ -272,13 +273,18 @@ impl Ops for Eager<'_> {
 /// `‖x‖₂` over the places of `[N, H, W, C]`, in fp32: `[N, 1, 1, C]`.
 fn spatial_norm(x: &Tensor) -> Result<Tensor> {
     let places = [1, 2].as_slice();
-    if x.kind() != Kind::BFloat16 {
-        return Ok(x.f_norm_scalaropt_dim_dtype(2, places, true, Kind::Float)?);
-    }
-    // The backward pass of libtorch's norm takes five passes over x, and the sum of squares one: the second factor is held
-    // constant, and the sum counted twice where its gradient is taken.
+    // libtorch's norm over these dimensions is not vectorised, and its backward pass takes five passes over x. The sum of
+    // squares takes one each: the second factor is held constant, and the sum counted twice where its gradient is taken.
     let sum = x.f_mul(&x.f_detach()?)?.f_sum_dim_intlist(places, true, Kind::Float)?;
     let sum = sum.f_mul_scalar(2.0)?.f_sub(&sum.f_detach()?)?;
     // The root of zero has no slope.
     Ok(sum.f_add_scalar(1e-30)?.f_sqrt()?)
+}
+
+/// What libtorch makes of a convolution: channels-last in memory, `[N, C, H, W]` by its strides, so that nothing is copied.
+fn reference_conv2d(image: &Tensor, weight: &Tensor, bias: &Tensor, layer: &Conv2d) -> Result<Tensor> {
+    let (stride, padding) = ([layer.stride; 2], [layer.padding; 2]);
+    let image = image.f_permute([0, 3, 1, 2])?;
+    let y = image.f_conv2d(weight, Some(bias), stride, padding, [1, 1], layer.groups)?;
+    Ok(y.f_permute([0, 2, 3, 1])?)
 }

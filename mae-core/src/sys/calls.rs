@@ -83,7 +83,7 @@ pub(crate) fn fused_adamw(
     })
 }
 
-fn check(code: c_int) -> Result<()> {
+pub(super) fn check(code: c_int) -> Result<()> {
     if code == 0 {
         return Ok(());
     }

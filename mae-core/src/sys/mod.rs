@@ -3,6 +3,9 @@
 
 mod calls;
 mod cuda;
+mod kernels;
 
 pub(crate) use calls::{AdamWUpdate, clear_grad, fused_adamw, grad_enabled};
 pub use cuda::load_cuda;
+pub(crate) use kernels::depthwise_conv;
+pub use kernels::{Lanes, kernels};
