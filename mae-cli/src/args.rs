@@ -7,6 +7,7 @@
 use crate::bench::StepOptions;
 use crate::spec::schema::{self, Found};
 use crate::spec::{self, Action, Kind};
+use crate::tool_args::{Bench, BenchLimits, DataTool};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -37,9 +38,15 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
-    /// Measure how fast this machine trains
+    /// Look at images, check them, pack them anew, divide them
+    Data {
+        /// The tool
+        #[command(subcommand)]
+        tool: DataTool,
+    },
+    /// Measure speed
     Bench {
-        /// What to measure
+        /// What is measured
         #[command(subcommand)]
         what: Bench,
     },
@@ -49,14 +56,6 @@ pub enum Command {
         #[arg(value_name = "KEY=VALUE")]
         overrides: Vec<String>,
     },
-}
-
-/// What `mae bench` measures.
-#[derive(Debug, Subcommand)]
-#[command(rename_all = "snake_case")]
-pub enum Bench {
-    /// The training step of an architecture, on made-up images
-    Step(StepOptions),
 }
 
 /// Overrides of the spec, and options that Hydra's users know.
@@ -108,6 +107,17 @@ pub enum Request {
         /// Overrides in order; `results_dir=` is the one that matters.
         overrides: Vec<String>,
     },
+    /// `data`.
+    Data(DataTool),
+    /// `bench loader`.
+    BenchLoader {
+        /// The spec file.
+        spec: PathBuf,
+        /// Overrides in order.
+        overrides: Vec<String>,
+        /// How long and how.
+        limits: BenchLimits,
+    },
 }
 
 impl Args {
@@ -123,6 +133,11 @@ impl Args {
             Command::Export(given) => (Action::Export, given),
             Command::Bench { what: Bench::Step(options) } => return Ok(Request::BenchStep(options)),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
+            Command::Data { tool } => return Ok(Request::Data(tool)),
+            Command::Bench { what: Bench::Loader { overrides, limits } } => {
+                let spec = self.spec.ok_or_else(|| no_spec("bench loader"))?;
+                return Ok(Request::BenchLoader { spec, overrides, limits });
+            }
         };
         match self.spec {
             Some(spec) => Ok(match given {
@@ -131,19 +146,19 @@ impl Args {
                 }
                 Overrides { overrides, .. } => Request::Run { action, spec, overrides },
             }),
-            None => Err(spec::Error::new(
-                Kind::Usage,
-                format!(
-                    "The subtask `{}` requires the following argument: -e/--experiment_spec_file",
-                    action.name()
-                ),
-            )
-            .remedy(format!(
-                "mae {} -e spec.yaml; `mae default_specs results_dir=specs` writes a spec to start from",
-                action.name()
-            ))),
+            None => Err(no_spec(action.name())),
         }
     }
+}
+
+fn no_spec(command: &str) -> spec::Error {
+    spec::Error::new(
+        Kind::Usage,
+        format!("The subtask `{command}` requires the following argument: -e/--experiment_spec_file"),
+    )
+    .remedy(format!(
+        "mae {command} -e spec.yaml; `mae default_specs results_dir=specs` writes a spec to start from"
+    ))
 }
 
 /// Parses a command line, the program's name first.

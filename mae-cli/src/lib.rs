@@ -2,6 +2,7 @@
 //!
 //! - [`actions`]: one file an action.
 //! - [`args`]: what the user typed.
+//! - [`tool_args`]: the same for what TAO does not have.
 //! - [`spec`]: what the user wants, as a checked, typed plan.
 //! - [`bench`]: how fast this machine trains.
 //! - [`error`]: what ends a run early, and its exit code.
@@ -13,3 +14,4 @@ pub mod bench;
 pub mod error;
 pub mod report;
 pub mod spec;
+pub mod tool_args;

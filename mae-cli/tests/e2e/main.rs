@@ -9,6 +9,7 @@
 //! | `families` | ViT and Hiera |
 //! | `numerics` | precision, steps that are not finite, the sparse encoder, illegal sizes, `mae bench` |
 //! | `cli` | default specs, version |
+//! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
 #![allow(
@@ -20,6 +21,7 @@
 
 mod cli;
 mod common;
+mod data_tools;
 mod errors;
 mod families;
 mod interop;

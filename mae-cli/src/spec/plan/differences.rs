@@ -45,7 +45,11 @@ impl Plan {
                     "class and mask tokens are not decayed; TAO decays them (compat=tao does too)".to_owned(),
                 );
             }
-            Stage::Finetune if (train || evaluate) && self.dataset.augmentation.input_size == 224 => {
+            Stage::Finetune
+                if (train || evaluate)
+                    && self.dataset.augmentation.input_size == 224
+                    && self.dataset.augmentation.crop_pct.is_none() =>
+            {
                 out.push(
                     "validation images are resized to 256 pixels before the centre of 224 is taken, as in inference; TAO resizes \
                      them to 224 (compat=tao does too)"
