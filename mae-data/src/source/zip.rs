@@ -16,14 +16,14 @@ use super::place::{Opened, Place};
 use super::tar::text;
 use crate::error::{Error, human_bytes};
 
+/// What is told the name and the bytes of each image.
+pub type OnImage<'a> = &'a mut dyn FnMut(&str, Result<Cow<'_, [u8]>, Error>);
+
 /// Unpacks all images of a zip archive in memory, and hands over the name and bytes of each.
 ///
 /// # Errors
 /// When its table of contents is damaged. A damaged member is an error of its own.
-pub fn unpack(
-    bytes: &[u8],
-    on_image: &mut dyn FnMut(&str, Result<Cow<'_, [u8]>, Error>),
-) -> Result<(), Error> {
+pub fn unpack(bytes: &[u8], on_image: OnImage<'_>) -> Result<(), Error> {
     let (zip, census) = Zip::open("zip", Slice(bytes))?;
     for sample in &census.samples {
         on_image(&sample.name, zip.read(sample));
