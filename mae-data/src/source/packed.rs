@@ -60,13 +60,14 @@ pub(crate) fn open(
     packing: Packing,
     options: &OpenOptions,
 ) -> Result<Opened, Error> {
-    let path = &path.canonicalize().map_err(|e| Error::io("open", path, e))?;
     let failed = |e| Error::io("read", path, e);
     let identity = Identity::of(&file).map_err(failed)?;
     let total = file.metadata().map_err(failed)?.len();
     let needed = estimate(&file, packing, total).map_err(failed)?;
     let shown = path.display().to_string();
-    let store = Store::new(&shown, identity, options);
+    // However it is named, it is one archive.
+    let place = path.canonicalize().map_err(failed)?.display().to_string();
+    let store = Store::new(&place, identity, options);
     let opened = open_copy(&shown, &store, needed, options, || input(file.try_clone()?, packing, total))?;
     match opened {
         Ok(opened) => Ok(opened),
