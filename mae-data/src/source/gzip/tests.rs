@@ -38,7 +38,7 @@ fn data(length: usize, seed: u8) -> Vec<u8> {
     bytes
 }
 
-fn unpack(packed: &[u8], cut: Cut) -> (std::io::Result<Vec<u8>>, u64) {
+fn unpack(packed: &[u8], cut: Cut) -> (io::Result<Vec<u8>>, u64) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(packed).unwrap();
     let mut members = Members::new(file, Arc::new(AtomicU64::new(0)), cut).unwrap();

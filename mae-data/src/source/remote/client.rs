@@ -104,7 +104,7 @@ impl Client {
 
     /// The object of this address; `None` when there is none and it may be a folder.
     pub(super) fn find(&self) -> Result<Option<Object>, Error> {
-        match block_on(Object::find(self.clone())) {
+        match self.wait(Object::find(self.clone()))? {
             Ok(object) => Ok(Some(object)),
             Err(object_store::Error::NotFound { .. }) if self.is_http => Err(self.missing()),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -121,7 +121,7 @@ impl Client {
                 help: "give the address of an archive, or of several, as in https://HOST/train-{0000..0099}.tar",
             });
         }
-        block_on(self.store.list(Some(&self.key)).try_collect()).map_err(|error| self.failed(&error))
+        self.wait(self.store.list(Some(&self.key)).try_collect())?.map_err(|error| self.failed(&error))
     }
 
     /// A key relative to this address.
@@ -150,7 +150,13 @@ impl Client {
             }
             Err(self.remote(last.unwrap_or_default()))
         };
-        block_on(request)
+        self.wait(request)?
+    }
+
+    /// Waits for a request.
+    fn wait<F: Future>(&self, request: F) -> Result<F::Output, Error> {
+        let runtime = runtime().map_err(|e| self.remote(e.to_string()))?;
+        Ok(runtime.block_on(request))
     }
 
     /// The error of an object that is another one now.
@@ -237,14 +243,6 @@ pub(super) fn runtime() -> std::io::Result<&'static Runtime> {
         })
         .as_ref()
         .map_err(|e| std::io::Error::new(e.kind(), e.to_string()))
-}
-
-/// Waits for a request.
-fn block_on<T, E: From<object_store::Error>>(request: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    match runtime() {
-        Ok(runtime) => runtime.block_on(request),
-        Err(e) => Err(object_store::Error::Generic { store: "network", source: Box::new(e) }.into()),
-    }
 }
 
 /// An address without its query and password.

@@ -17,7 +17,7 @@ use object_store::path::Path as Key;
 use super::OpenOptions;
 use super::address::Address;
 use super::archive::{self, Format};
-use super::cache::{HEADER, Identity, Kind};
+use super::cache::{HEADER, Identity};
 use super::gzip;
 use super::index::{Census, Sample};
 use super::packed::{self, Input, Packing};

@@ -46,11 +46,11 @@ impl Place {
 }
 
 fn zip() -> Vec<u8> {
-    let mut writer = ::zip::write::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let mut writer = ::zip::write::ZipWriter::new(io::Cursor::new(Vec::new()));
     let options = ::zip::write::SimpleFileOptions::default();
     for (name, bytes) in conformance::files() {
         writer.start_file(name, options.compression_method(::zip::CompressionMethod::Stored)).unwrap();
-        std::io::Write::write_all(&mut writer, &bytes).unwrap();
+        io::Write::write_all(&mut writer, &bytes).unwrap();
     }
     writer.finish().unwrap().into_inner()
 }
