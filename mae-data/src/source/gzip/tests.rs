@@ -1,7 +1,7 @@
 //! Members in parallel and restart points, against plain gunzip.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
