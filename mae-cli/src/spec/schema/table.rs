@@ -127,20 +127,24 @@ section! {
     Dataset {
         /// Images per device and step.
         batch_size: usize => Leaf::int(3).min(1.0).max(INF).example("64");
-        /// Training images: a folder, or a .tar or .tar.gz archive.
-        train_data_sources: String => Leaf::text("").example("/data/images_train.tar.gz");
+        /// Training images: a folder, a .tar, .tar.gz, .tar.zst or .zip archive, an address of one, or a list or pattern of them.
+        train_data_sources: String => Leaf::text("").joins_lists().example("/data/images_train.tar.gz");
         /// Validation images, used by train and evaluate.
-        val_data_sources: String => Leaf::text("").example("/data/images_val.tar.gz");
+        val_data_sources: String => Leaf::text("").joins_lists().example("/data/images_val.tar.gz");
         /// Images for inference.
-        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).example("/data/images_test.tar.gz");
+        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).joins_lists().example("/data/images_test.tar.gz");
         /// Loader threads per device; unset, one a core. Results do not depend on it.
         num_workers_per_gpu: usize => Leaf::int(2).limit(Limit::AtLeast(0.0));
         /// Resizing, cropping and mixing of images.
         augmentation: Augmentation => section(Augmentation::ROWS);
         /// Share of images that may be unreadable before a run stops with an error; each one is counted and named.
         max_bad_fraction: f64 => Leaf::float(0.01).limit(Limit::Between(0.0, 1.0)).extension();
-        /// Folder for indexes and unpacked archives; null keeps nothing.
+        /// Folder for unpacked archives and indexes; null takes $MAE_CACHE/archives, else ~/.cache/mae/archives.
         cache_dir: Option<String> => Leaf::optional_text(NULL).extension().example("/tmp/mae-cache");
+        /// Size in GB that this folder may have; null for as much as the disk leaves free.
+        cache_limit_gb: Option<f64> => Leaf::optional_float().limit(Limit::AtLeast(0.0)).extension().example("200");
+        /// Throw away the archives in it that were unused for the longest time when there is no room for another.
+        cache_eviction: bool => Leaf::bool(true).extension();
     }
 }
 
