@@ -36,6 +36,12 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
+    /// Look into checkpoints, convert, compare and average them
+    Ckpt {
+        /// What to do with them
+        #[command(subcommand)]
+        command: crate::ckpt::Command,
+    },
     /// Write a spec file with every default
     DefaultSpecs {
         /// Only `results_dir=FOLDER` has a meaning here
@@ -62,7 +68,7 @@ pub struct Overrides {
 }
 
 /// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Request {
     /// An action with a spec file.
     Run {
@@ -86,6 +92,8 @@ pub enum Request {
         /// The only section to print.
         package: Option<String>,
     },
+    /// `ckpt`.
+    Checkpoint(crate::ckpt::Command),
     /// `default_specs`.
     DefaultSpecs {
         /// Overrides in order; `results_dir=` is the one that matters.
@@ -104,6 +112,7 @@ impl Args {
             Command::Evaluate(given) => (Action::Evaluate, given),
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
+            Command::Ckpt { command } => return Ok(Request::Checkpoint(command)),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
         };
         match self.spec {
@@ -145,6 +154,7 @@ where
 /// The command with its help texts, in which fields and defaults come from the table of the schema.
 pub fn command() -> clap::Command {
     let mut command = Args::command().after_help(AFTER_HELP);
+    command = command.mut_subcommand("ckpt", |sub| sub.after_help(crate::ckpt::EXAMPLES));
     for (name, example, keys) in HELP {
         command = command.mut_subcommand(name, |sub| sub.after_help(format!("{}{example}", fields(keys))));
     }

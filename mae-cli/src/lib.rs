@@ -2,12 +2,14 @@
 //!
 //! - [`actions`]: one file an action.
 //! - [`args`]: what the user typed.
+//! - [`ckpt`]: looks into checkpoints, converts, compares and averages them.
 //! - [`spec`]: what the user wants, as a checked, typed plan.
 //! - [`error`]: what ends a run early, and its exit code.
 //! - [`report`]: what the user sees and what a run leaves behind: progress, `status.json`, TensorBoard, `results.csv`.
 
 pub mod actions;
 pub mod args;
+pub mod ckpt;
 pub mod error;
 pub mod report;
 pub mod spec;

@@ -61,6 +61,11 @@ fn run(request: Request) -> Result<u8, Error> {
             print(&composed.show(resolve.then_some(&context), package.as_deref())?);
             Ok(0)
         }
+        Request::Checkpoint(command) => {
+            let (text, code) = mae_cli::ckpt::run(&command)?;
+            print(&text);
+            Ok(code)
+        }
         Request::DefaultSpecs { overrides } => {
             let path = spec::write_default_specs(&overrides)?;
             print(&format!("Default specification file for mae generated at '{}'", path.display()));

@@ -9,10 +9,14 @@ use super::yaml;
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 mod check;
 mod differences;
 mod typed;
+
+/// Environment variable with the passphrase of encrypted checkpoints.
+pub const KEY_VARIABLE: &str = "MAE_ENCRYPTION_KEY";
 
 /// What the program is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -153,6 +157,16 @@ impl Plan {
         }
     }
 
+    /// How long a training may run; `None` without a limit, or when the text is not DD:HH:MM:SS.
+    pub fn max_time(&self) -> Option<Duration> {
+        let text = self.spec.train.max_time.as_deref()?;
+        let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+        let [days, hours, minutes, seconds] = parts.as_slice() else { return None };
+        let hours = days.checked_mul(24)?.checked_add(*hours)?;
+        let minutes = hours.checked_mul(60)?.checked_add(*minutes)?;
+        Some(Duration::from_secs(minutes.checked_mul(60)?.checked_add(*seconds)?))
+    }
+
     /// Processes of this action on a node: `num_gpus`, or as many as `gpu_ids` lists.
     pub fn num_gpus(&self) -> usize {
         let (count, ids) = self.gpus();
@@ -214,7 +228,15 @@ impl Plan {
     ///
     /// Fields that only we know appear when they were set, so that TAO can read the file otherwise.
     pub fn to_yaml(&self) -> String {
-        yaml::write(&compose::without_unset_extensions(&self.root))
+        let mut root = compose::without_unset_extensions(&self.root);
+        if self.spec.train.encrypt_checkpoints
+            && let Some(node) = select_mut(&mut root, "encryption_key")
+            && !node.value.to_text().contains("${")
+        {
+            // The key does not lie beside what it locks.
+            node.value = Value::Str(format!("${{oc.env:{KEY_VARIABLE}}}"));
+        }
+        yaml::write(&root)
     }
 }
 

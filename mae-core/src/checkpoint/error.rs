@@ -49,16 +49,12 @@ pub enum Error {
         problem: String,
     },
     /// The bytes of a record differ from those that were written.
-    #[error(
-        "record {record} is damaged: its CRC-32 is {found:08x}, the archive says {expected:08x}\n  help: copy or download the file again"
-    )]
+    #[error("record {record} is damaged: {problem}\n  help: copy or download the file again")]
     Damaged {
         /// Name of the record in the archive.
         record: String,
-        /// CRC-32 in the archive's directory.
-        expected: u32,
-        /// CRC-32 of the bytes.
-        found: u32,
+        /// The checksum that differs, as it is and as it should be.
+        problem: String,
     },
     /// The pickle is malformed.
     #[error(
@@ -127,6 +123,16 @@ pub enum Error {
         "the weights are encrypted by TAO (key `state_dict_encrypted`), whose cipher is not public\n  help: write the checkpoint again with TAO and no encryption_key"
     )]
     Encrypted,
+    /// The file is encrypted, and no passphrase was given.
+    #[error(
+        "the file is encrypted with a passphrase (age)\n  help: set encryption_key; for mae ckpt set the environment variable MAE_ENCRYPTION_KEY"
+    )]
+    NeedsPassphrase,
+    /// The passphrase does not open the file.
+    #[error(
+        "the passphrase does not open the file\n  help: give the encryption_key of the training that wrote it"
+    )]
+    WrongPassphrase,
     /// A value cannot be written so that `torch.load(weights_only=True)` accepts it.
     #[error(
         "cannot write {path}: {class} is not loadable with torch.load(weights_only=True)\n  help: drop it or convert it first"
