@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mae_core::checkpoint::lightning::{CheckpointContents, ModelCheckpoint};
-use mae_core::checkpoint::{self, Background, Checkpoint, Passphrase, TensorView, Value};
+use mae_core::checkpoint::{self, Background, Checkpoint, TensorView, Value};
 use mae_core::engine::{Metrics, SaveReason, Trainer};
 
 use super::model;
@@ -26,7 +26,6 @@ pub(super) struct Checkpoints {
     keep_last: usize,
     keep_best: bool,
     safetensors: bool,
-    passphrase: Option<Passphrase>,
     best: Option<Best>,
     /// The validation since the last optimizer step, if there was one.
     validated: Option<(u64, Metrics)>,
@@ -68,7 +67,6 @@ struct Job {
     name: String,
     root: Value,
     weights: Option<Vec<(String, TensorView)>>,
-    passphrase: Option<Passphrase>,
     links: Links,
     best: Option<String>,
     keep_last: usize,
@@ -99,11 +97,6 @@ impl Checkpoints {
             keep_last: plan.train.checkpoint_keep_last,
             keep_best: plan.train.checkpoint_keep_best,
             safetensors: plan.train.checkpoint_safetensors,
-            passphrase: plan
-                .encryption_key
-                .as_deref()
-                .filter(|_| plan.train.encrypt_checkpoints)
-                .map(Passphrase::new),
             best: stored.and_then(Best::from_value),
             validated: None,
             background: Background::default(),
@@ -151,7 +144,6 @@ impl Checkpoints {
             name,
             root,
             weights,
-            passphrase: self.passphrase.clone(),
             links: self.links.clone(),
             best: self.best.as_ref().map(|best| best.file.clone()),
             keep_last: self.keep_last,
@@ -178,11 +170,7 @@ impl Job {
             checkpoint::write_safetensors(&self.path.with_extension("safetensors"), weights)
                 .map_err(Error::Save)?;
         }
-        match &self.passphrase {
-            Some(passphrase) => checkpoint::write_encrypted(&self.path, &self.root, passphrase),
-            None => checkpoint::write(&self.path, &self.root),
-        }
-        .map_err(Error::Save)?;
+        checkpoint::write(&self.path, &self.root).map_err(Error::Save)?;
         checkpoint::swap_symlink(&self.links.latest, &self.name).map_err(Error::Save)?;
         if let Some(best) = &self.best {
             checkpoint::swap_symlink(&self.links.best, best).map_err(Error::Save)?;
@@ -301,7 +289,7 @@ pub(super) fn resume_point(plan: &Plan) -> Result<Option<ResumePoint>> {
 /// Opens a checkpoint, checks that it is of the plan's model and that every byte is as it was written.
 fn read(plan: &Plan, key: &str, path: &Path, other: &str) -> Result<CheckpointContents> {
     let text = path.to_string_lossy();
-    let file: Checkpoint = model::open(plan, key, &text)?;
+    let file: Checkpoint = model::open(key, &text)?;
     model::agree(plan, key, &text, &file, other)?;
     let at = |error| Error::from(error).at(format!("{key}: {text}"));
     file.verify().map_err(at)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use mae_core::arch::{Arch, Family};
 use mae_core::backbone::Purpose;
 use mae_core::checkpoint::dialect::{LoadReport, Role};
-use mae_core::checkpoint::{Checkpoint, Passphrase, Value};
+use mae_core::checkpoint::{Checkpoint, Value};
 use mae_core::classify::ClassifierConfig;
 use mae_core::model::Model;
 use mae_core::pretrain::PretrainConfig;
@@ -59,7 +59,7 @@ pub(super) fn load_pretrained(plan: &Plan, model: &mut Model, run: &mut Run) -> 
         return Ok(());
     }
     let key = "train.pretrained_model_path";
-    let report = load(model, key, path, &open(plan, key, path)?, Role::Finetune)?;
+    let report = load(model, key, path, &open(key, path)?, Role::Finetune)?;
     run.progress.say(&format!("Weights from {path}: {report}"));
     Ok(())
 }
@@ -76,7 +76,7 @@ pub(super) fn restore(plan: &Plan, run: &mut Run) -> Result<(Model, Checkpoint)>
 /// Opens the checkpoint of evaluate, inference or export, and checks that it is one of the plan's model.
 pub(super) fn open_trained(plan: &Plan, run: &mut Run) -> Result<Checkpoint> {
     let (key, path) = (format!("{}.checkpoint", plan.action().name()), plan.checkpoint());
-    let checkpoint = open(plan, &key, path)?;
+    let checkpoint = open(&key, path)?;
     run.status.loading_checkpoint(path)?;
     agree(plan, &key, path, &checkpoint, "give another checkpoint")?;
     Ok(checkpoint)
@@ -94,7 +94,7 @@ pub(super) fn load(
 }
 
 /// Opens a checkpoint that a key of the spec names.
-pub(super) fn open(plan: &Plan, key: &str, path: &str) -> Result<Checkpoint> {
+pub(super) fn open(key: &str, path: &str) -> Result<Checkpoint> {
     if !Path::new(path).exists() {
         return Err(Error::File {
             key: key.to_owned(),
@@ -103,8 +103,7 @@ pub(super) fn open(plan: &Plan, key: &str, path: &str) -> Result<Checkpoint> {
                 .into(),
         });
     }
-    let passphrase = plan.encryption_key.as_deref().map(Passphrase::new);
-    Checkpoint::open_with(path, passphrase.as_ref()).map_err(|error| Error::from(error).at(key))
+    Checkpoint::open(path).map_err(|error| Error::from(error).at(key))
 }
 
 /// Refuses a checkpoint of another architecture or stage by name, before its tensors are compared; `other` is what to

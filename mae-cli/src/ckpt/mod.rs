@@ -20,10 +20,9 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
-use mae_core::checkpoint::{self, Checkpoint, Passphrase, TensorView, Value};
+use mae_core::checkpoint::{self, Checkpoint, TensorView, Value};
 
 use crate::error::{Error, Result};
-use crate::spec::KEY_VARIABLE;
 
 /// The sub-commands of `mae ckpt`.
 #[derive(Debug, Clone, PartialEq, clap::Subcommand)]
@@ -101,7 +100,6 @@ Examples:
   mae ckpt diff a.pth b.pth
   mae ckpt average -o soup.pth model_epoch_098_step_00990.pth model_epoch_099_step_01000.pth
 
-The environment variable MAE_ENCRYPTION_KEY opens encrypted checkpoints.
 No file is ever unpickled: a checkpoint that could run code is refused, and what it names is shown.";
 
 /// Runs a sub-command. Gives what to print, and the exit code.
@@ -129,8 +127,7 @@ pub fn run(command: &Command) -> Result<(String, u8)> {
 
 /// Opens a file that the user named.
 fn open(path: &Path) -> Result<Checkpoint> {
-    let passphrase = std::env::var(KEY_VARIABLE).ok().map(Passphrase::new);
-    Checkpoint::open_with(path, passphrase.as_ref()).map_err(Error::Checkpoint)
+    Checkpoint::open(path).map_err(Error::Checkpoint)
 }
 
 /// The weights of a file.

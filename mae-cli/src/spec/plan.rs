@@ -15,9 +15,6 @@ mod check;
 mod differences;
 mod typed;
 
-/// Environment variable with the passphrase of encrypted checkpoints.
-pub const KEY_VARIABLE: &str = "MAE_ENCRYPTION_KEY";
-
 /// What the program is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -228,15 +225,7 @@ impl Plan {
     ///
     /// Fields that only we know appear when they were set, so that TAO can read the file otherwise.
     pub fn to_yaml(&self) -> String {
-        let mut root = compose::without_unset_extensions(&self.root);
-        if self.spec.train.encrypt_checkpoints
-            && let Some(node) = select_mut(&mut root, "encryption_key")
-            && !node.value.to_text().contains("${")
-        {
-            // The key does not lie beside what it locks.
-            node.value = Value::Str(format!("${{oc.env:{KEY_VARIABLE}}}"));
-        }
-        yaml::write(&root)
+        yaml::write(&compose::without_unset_extensions(&self.root))
     }
 }
 

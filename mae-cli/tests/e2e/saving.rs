@@ -159,30 +159,3 @@ fn logs_have_no_duplicates() {
     let curves = events(&sandbox.path(TRAIN).join("lightning_logs/version_1"));
     assert_eq!(curves.iter().filter(|event| event.tag == "train_loss_epoch").count(), 3);
 }
-
-#[test]
-fn encrypted_checkpoints() {
-    let sandbox = sandbox();
-    let key = "encryption_key=\"correct horse battery\"";
-    let mae = |arguments: &str, key: &str| {
-        let words: Vec<&str> = arguments.split(' ').chain([key]).filter(|word| !word.is_empty()).collect();
-        sandbox.run(&words)
-    };
-    mae("train -e finetune.yaml train.encrypt_checkpoints=true", key).passed();
-    let bytes = std::fs::read(sandbox.path(LATEST)).unwrap();
-    assert!(bytes.starts_with(b"age-encryption.org/v1\n"));
-    // The key does not lie beside what it locks.
-    for file in ["experiment.yaml", "status.json"] {
-        let text = std::fs::read_to_string(sandbox.path(TRAIN).join(file)).unwrap();
-        assert!(!text.contains("correct horse"), "{file}");
-    }
-    let run = mae("train -e finetune.yaml train.encrypt_checkpoints=true train.num_epochs=2", key).passed();
-    assert!(run.stderr.contains("Resuming from"), "{}", run.stderr);
-    mae("evaluate -e finetune.yaml", key).passed();
-    let run = mae("evaluate -e finetune.yaml", "");
-    assert!(run.code == Some(1) && run.stderr.contains("encryption_key"), "{}", run.stderr);
-    let run = mae("evaluate -e finetune.yaml", "encryption_key=wrong");
-    assert!(run.code == Some(1) && run.stderr.contains("does not open"), "{}", run.stderr);
-    let run = mae("train -e finetune.yaml train.encrypt_checkpoints=true results_dir=other", "");
-    assert!(run.code == Some(1) && run.stderr.contains("encryption_key is not set"), "{}", run.stderr);
-}

@@ -123,16 +123,6 @@ pub enum Error {
         "the weights are encrypted by TAO (key `state_dict_encrypted`), whose cipher is not public\n  help: write the checkpoint again with TAO and no encryption_key"
     )]
     Encrypted,
-    /// The file is encrypted, and no passphrase was given.
-    #[error(
-        "the file is encrypted with a passphrase (age)\n  help: set encryption_key; for mae ckpt set the environment variable MAE_ENCRYPTION_KEY"
-    )]
-    NeedsPassphrase,
-    /// The passphrase does not open the file.
-    #[error(
-        "the passphrase does not open the file\n  help: give the encryption_key of the training that wrote it"
-    )]
-    WrongPassphrase,
     /// A value cannot be written so that `torch.load(weights_only=True)` accepts it.
     #[error(
         "cannot write {path}: {class} is not loadable with torch.load(weights_only=True)\n  help: drop it or convert it first"

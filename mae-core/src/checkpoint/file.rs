@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::container::{legacy, safetensors, tar_reader, zip_reader};
-use super::encryption::{self, Passphrase};
 use super::mmap::SharedBytes;
 use super::module;
 use super::pickle::{self, NamedGlobal, NoStorages, Origin, StorageRequest, Storages};
@@ -63,7 +62,6 @@ pub struct Checkpoint {
     format: Format,
     globals: Vec<NamedGlobal>,
     has_digests: bool,
-    is_encrypted: bool,
 }
 
 impl Checkpoint {
@@ -75,31 +73,15 @@ impl Checkpoint {
     /// [`Error::Io`] when the file cannot be read, [`Error::ForbiddenGlobal`] when its pickle refers to something
     /// that could run code, and others for files that are damaged, hostile or no checkpoint; all name the file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(path, None)
-    }
-
-    /// As [`Checkpoint::open`]; a file that is encrypted is read with `passphrase`, into memory as a whole.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`]; [`Error::NeedsPassphrase`] and [`Error::WrongPassphrase`] for encrypted files.
-    pub fn open_with(path: impl AsRef<Path>, passphrase: Option<&Passphrase>) -> Result<Self> {
         let path = path.as_ref();
-        let read = || {
-            let bytes = SharedBytes::map(path)?;
-            if !encryption::is_encrypted(&bytes) {
-                return Self::read(bytes);
-            }
-            let contents = encryption::decrypt(&bytes, passphrase.ok_or(Error::NeedsPassphrase)?)?;
-            Ok(Self { is_encrypted: true, ..Self::read(SharedBytes::owned(contents))? })
-        };
-        read().map_err(|error: Error| error.in_file(path))
+        SharedBytes::map(path).and_then(Self::read).map_err(|error| error.in_file(path))
     }
 
     fn read(bytes: SharedBytes) -> Result<Self> {
         if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
             let zip_reader::Contents { root, folder, globals, has_digests } = zip_reader::read(bytes)?;
             let format = Format::Zip { root: folder };
-            return Ok(Self { root, format, globals, has_digests, is_encrypted: false });
+            return Ok(Self { root, format, globals, has_digests });
         }
         let pickled = if legacy::is_legacy(&bytes) {
             Some((Format::Legacy, legacy::read(&bytes)?))
@@ -110,12 +92,12 @@ impl Checkpoint {
         };
         if let Some((format, read)) = pickled {
             let (root, globals) = (read.value, read.globals);
-            return Ok(Self { root, format, globals, has_digests: false, is_encrypted: false });
+            return Ok(Self { root, format, globals, has_digests: false });
         }
         if safetensors::is_safetensors(&bytes) {
             let (root, has_digests) = safetensors::read(&bytes)?;
             let format = Format::Safetensors;
-            return Ok(Self { root, format, globals: Vec::new(), has_digests, is_encrypted: false });
+            return Ok(Self { root, format, globals: Vec::new(), has_digests });
         }
         Err(unrecognised(&bytes))
     }
@@ -133,11 +115,6 @@ impl Checkpoint {
     /// Every class and function that the file's pickle names, sorted. None was called.
     pub fn globals(&self) -> &[NamedGlobal] {
         &self.globals
-    }
-
-    /// Whether a passphrase was needed.
-    pub fn is_encrypted(&self) -> bool {
-        self.is_encrypted
     }
 
     /// Whether the file holds digests of its records, as this crate writes them.
@@ -270,7 +247,6 @@ fn unrecognised(bytes: &[u8]) -> Error {
                 _ => "a bare Python pickle without PyTorch's header (write it with torch.save)".to_owned(),
             }
         }
-        _ if encryption::is_encrypted(bytes) => return Error::NeedsPassphrase,
         _ if bytes.starts_with(b"version https://git-lfs.github.com/") => {
             "a Git LFS pointer (run `git lfs pull` to get the file itself)".to_owned()
         }

@@ -6,7 +6,6 @@
 //! | [`Value`] | the Python data of a checkpoint; unknown classes are [`Opaque`] data |
 //! | [`TensorView`] | dtype, shape, strides; the bytes when asked |
 //! | [`write()`], [`write_safetensors`], [`swap_symlink`] | atomic publishing |
-//! | [`Passphrase`], [`write_encrypted`] | files that only a passphrase opens |
 //! | [`Background`] | writing off the training thread |
 //! | [`Statistics`], [`Distance`] | figures over the elements of tensors |
 //! | [`lightning`] | the structure of a Lightning checkpoint, built and taken apart |
@@ -21,7 +20,6 @@ mod background;
 mod container;
 pub mod dialect;
 mod dtype;
-mod encryption;
 mod error;
 mod file;
 pub mod lightning;
@@ -36,11 +34,10 @@ mod value;
 
 pub use background::Background;
 pub use dtype::DType;
-pub use encryption::Passphrase;
 pub use error::{Error, Result};
 pub use file::{Checkpoint, Format, Kind, parse_bytes, parse_pickle};
 pub use pickle::NamedGlobal;
-pub use publish::{link_target, swap_symlink, write, write_encrypted, write_safetensors};
+pub use publish::{link_target, swap_symlink, write, write_safetensors};
 pub use statistics::{Distance, Statistics};
 pub use tensor::TensorView;
 pub use value::{Opaque, Value, big_int_to_decimal};

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use super::container::safetensors;
 use super::container::zip_writer::{self, WriteError};
-use super::encryption::{self, Passphrase};
 use super::{Error, Result, TensorView, Value};
 
 /// Writes `root` as a `.pth` that `torch.load(weights_only=True)` reads.
@@ -20,14 +19,6 @@ use super::{Error, Result, TensorView, Value};
 /// when the disk refuses; the temporary file is removed, an existing file stays as it was.
 pub fn write(path: &Path, root: &Value) -> Result<()> {
     publish(path, |file| zip_writer::write(file, root).map(drop))
-}
-
-/// As [`write`], inside an age file that only `passphrase` opens.
-///
-/// # Errors
-/// Those of [`write`].
-pub fn write_encrypted(path: &Path, root: &Value, passphrase: &Passphrase) -> Result<()> {
-    publish(path, |file| encryption::encrypt(file, passphrase, |out| zip_writer::write_stream(out, root)))
 }
 
 /// Writes `tensors` as `.safetensors`, in the same way.

@@ -206,20 +206,6 @@ fn train(plan: &Plan, contradiction: impl Fn(&str, String, String) -> Error) -> 
             ));
         }
     }
-    if plan.train.encrypt_checkpoints && plan.encryption_key.as_deref().is_none_or(str::is_empty) {
-        return Err(contradiction(
-            "train.encrypt_checkpoints",
-            "checkpoints are to be encrypted, and encryption_key is not set".to_owned(),
-            "set encryption_key, for example to ${oc.env:MAE_ENCRYPTION_KEY}".to_owned(),
-        ));
-    }
-    if plan.train.encrypt_checkpoints && plan.train.checkpoint_safetensors {
-        return Err(contradiction(
-            "train.checkpoint_safetensors",
-            "safetensors files cannot be encrypted, and train.encrypt_checkpoints asks for it".to_owned(),
-            "set one of the two to false".to_owned(),
-        ));
-    }
     if let Some(text) = &plan.train.max_time
         && plan.max_time().is_none()
     {
@@ -272,12 +258,8 @@ pub(super) fn notes(plan: &Plan) -> Vec<String> {
             ids.len()
         ));
     }
-    if plan.encryption_key.is_some() && plan.action == Action::Train && !plan.train.encrypt_checkpoints {
-        notes.push(
-            "encryption_key is set, and checkpoints are not encrypted: TAO's cipher is not public; \
-             train.encrypt_checkpoints=true encrypts them with age"
-                .to_owned(),
-        );
+    if plan.encryption_key.is_some() {
+        notes.push("encryption_key is set and has no effect: checkpoints are not encrypted".to_owned());
     }
     notes
 }

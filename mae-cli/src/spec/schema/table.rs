@@ -69,8 +69,8 @@ section! {
     Spec {
         /// Model label used only by a generic multi-model launcher.
         model_name: Option<String> => Leaf::optional_text(NULL).unused();
-        /// Passphrase of encrypted checkpoints; train.encrypt_checkpoints has them written.
-        encryption_key: Option<String> => Leaf::optional_text(NULL);
+        /// Passphrase for encrypted checkpoints.
+        encryption_key: Option<String> => Leaf::optional_text(NULL).unused();
         /// Root output folder; each action writes into a sub-folder with its own name.
         results_dir: Option<String> => Leaf::optional_text(EMPTY).example("./results");
         /// Weights & Biases. Accepted so that specs load; nothing is ever sent anywhere.
@@ -239,8 +239,6 @@ section! {
         checkpoint_keep_last: usize => Leaf::int(0).limit(Limit::AtLeast(0.0)).extension();
         /// Keep the checkpoint of the best validation, and point ARCH_best.pth to it.
         checkpoint_keep_best: bool => Leaf::bool(false).extension();
-        /// Encrypt checkpoints with encryption_key (age, passphrase); every action reads them with the same key.
-        encrypt_checkpoints: bool => Leaf::bool(false).extension();
         /// Write the weights of each checkpoint as .safetensors, too.
         checkpoint_safetensors: bool => Leaf::bool(false).extension();
     }

@@ -26,7 +26,7 @@ pub(crate) fn is_tar(bytes: &[u8]) -> bool {
 /// Reads the whole structure; storages stay in the file.
 pub(crate) fn read(file: &SharedBytes) -> Result<Unpickled> {
     let entries = entries(file)?;
-    let entry = |name: &'static str| {
+    let entry = |name: &'static str| -> Result<Reader<'_>> {
         let range = entries.get(name).cloned().ok_or_else(|| Error::NotACheckpoint {
             found: format!("a tar archive without the entry {name}"),
         })?;
