@@ -134,7 +134,8 @@ fn records_are_stored_aligned_and_named_as_pytorch_does() {
         assert_eq!(entry.data_start().unwrap() % 64, 0);
         names.push(entry.name().unwrap().into_owned());
     }
-    let expected = ["data.pkl", "byteorder", "data/0", "data/1", "data/2", "version", ".data/serialization_id"];
+    let expected =
+        ["data.pkl", "byteorder", "data/0", "data/1", "data/2", "version", ".data/serialization_id"];
     // PyTorch knows all but the last one, which it skips.
     let expected = expected.into_iter().chain([".data/digests"]);
     assert_eq!(names, expected.map(|name| format!("archive/{name}")).collect::<Vec<_>>());
