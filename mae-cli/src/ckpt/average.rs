@@ -80,7 +80,7 @@ fn mean(
     }
     let mut sum = model.to_tensor()?.f_to_kind(Kind::Double)?.f_zeros_like()?;
     for (view, share) in views.iter().zip(shares) {
-        sum = (&sum).f_add(&view.to_tensor()?.f_to_kind(Kind::Double)?.f_mul_scalar(*share)?)?;
+        sum = sum.f_add(&view.to_tensor()?.f_to_kind(Kind::Double)?.f_mul_scalar(*share)?)?;
     }
     TensorView::from_tensor(&sum.f_to_kind(model.dtype().kind())?)
 }
