@@ -3,6 +3,7 @@
 //! - [`actions`]: one file an action.
 //! - [`args`]: what the user typed.
 //! - [`ckpt`]: looks into checkpoints, converts, compares and averages them.
+//! - [`tool_args`]: the same for what TAO does not have.
 //! - [`spec`]: what the user wants, as a checked, typed plan.
 //! - [`error`]: what ends a run early, and its exit code.
 //! - [`report`]: what the user sees and what a run leaves behind: progress, `status.json`, TensorBoard, `results.csv`.
@@ -13,3 +14,4 @@ pub mod ckpt;
 pub mod error;
 pub mod report;
 pub mod spec;
+pub mod tool_args;

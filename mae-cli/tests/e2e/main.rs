@@ -10,6 +10,7 @@
 //! | `cli` | default specs, version |
 //! | `ckpt` | inspect, convert, diff, average |
 //! | `saving` | which checkpoints are kept, damaged ones, encrypted ones, a limit of time |
+//! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
 #![allow(
@@ -22,6 +23,7 @@
 mod ckpt;
 mod cli;
 mod common;
+mod data_tools;
 mod errors;
 mod families;
 mod interop;
