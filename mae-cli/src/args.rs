@@ -38,6 +38,12 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
+    /// Look into checkpoints, convert, compare and average them
+    Ckpt {
+        /// What to do with them
+        #[command(subcommand)]
+        command: crate::ckpt::Command,
+    },
     /// Look at images, check them, pack them anew, divide them
     Data {
         /// The tool
@@ -102,6 +108,8 @@ pub enum Request {
     },
     /// `bench step`.
     BenchStep(StepOptions),
+    /// `ckpt`.
+    Checkpoint(crate::ckpt::Command),
     /// `default_specs`.
     DefaultSpecs {
         /// Overrides in order; `results_dir=` is the one that matters.
@@ -132,6 +140,7 @@ impl Args {
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
             Command::Bench { what: Bench::Step(options) } => return Ok(Request::BenchStep(options)),
+            Command::Ckpt { command } => return Ok(Request::Checkpoint(command)),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
             Command::Data { tool } => return Ok(Request::Data(tool)),
             Command::Bench { what: Bench::Loader { overrides, limits } } => {
@@ -178,6 +187,7 @@ where
 /// The command with its help texts, in which fields and defaults come from the table of the schema.
 pub fn command() -> clap::Command {
     let mut command = Args::command().after_help(AFTER_HELP);
+    command = command.mut_subcommand("ckpt", |sub| sub.after_help(crate::ckpt::EXAMPLES));
     for (name, example, keys) in HELP {
         command = command.mut_subcommand(name, |sub| sub.after_help(format!("{}{example}", fields(keys))));
     }

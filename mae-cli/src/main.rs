@@ -70,6 +70,11 @@ fn run(request: Request) -> Result<u8, Error> {
             print(&if options.json { json() } else { report.to_string() });
             Ok(0)
         }
+        Request::Checkpoint(command) => {
+            let (text, code) = mae_cli::ckpt::run(&command)?;
+            print(&text);
+            Ok(code)
+        }
         Request::Data(tool) => match actions::data_tool(&tool)? {
             ToolEnd::Done(text) => {
                 print(&text);

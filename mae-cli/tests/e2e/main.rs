@@ -9,6 +9,8 @@
 //! | `families` | ViT and Hiera |
 //! | `numerics` | precision, steps that are not finite, the sparse encoder, illegal sizes, `mae bench` |
 //! | `cli` | default specs, version |
+//! | `ckpt` | inspect, convert, diff, average |
+//! | `saving` | which checkpoints are kept, damaged ones, encrypted ones, a limit of time |
 //! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
@@ -19,6 +21,7 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod ckpt;
 mod cli;
 mod common;
 mod data_tools;
@@ -28,3 +31,4 @@ mod interop;
 mod numerics;
 mod resume;
 mod road;
+mod saving;
