@@ -2,6 +2,7 @@
 //!
 //! - [`actions`]: one file an action.
 //! - [`args`]: what the user typed.
+//! - [`ckpt`]: looks into checkpoints, converts, compares and averages them.
 //! - [`tool_args`]: the same for what TAO does not have.
 //! - [`spec`]: what the user wants, as a checked, typed plan.
 //! - [`error`]: what ends a run early, and its exit code.
@@ -9,6 +10,7 @@
 
 pub mod actions;
 pub mod args;
+pub mod ckpt;
 pub mod error;
 pub mod report;
 pub mod spec;

@@ -63,6 +63,11 @@ fn run(request: Request) -> Result<u8, Error> {
             print(&composed.show(resolve.then_some(&context), package.as_deref())?);
             Ok(0)
         }
+        Request::Checkpoint(command) => {
+            let (text, code) = mae_cli::ckpt::run(&command)?;
+            print(&text);
+            Ok(code)
+        }
         Request::Data(tool) => match actions::data_tool(&tool)? {
             ToolEnd::Done(text) => {
                 print(&text);

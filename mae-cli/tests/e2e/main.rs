@@ -8,6 +8,8 @@
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
 //! | `cli` | default specs, version |
+//! | `ckpt` | inspect, convert, diff, average |
+//! | `saving` | which checkpoints are kept, damaged ones, encrypted ones, a limit of time |
 //! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
@@ -18,6 +20,7 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod ckpt;
 mod cli;
 mod common;
 mod data_tools;
@@ -26,3 +29,4 @@ mod families;
 mod interop;
 mod resume;
 mod road;
+mod saving;

@@ -113,6 +113,11 @@ impl<'c> Trainer<'c> {
         &self.cursor
     }
 
+    /// Epoch and optimizer step of the state that [`checkpoint`](Self::checkpoint) gives.
+    pub fn checkpoint_position(&self) -> (u64, u64) {
+        (self.stepped.epoch, self.stepped.step)
+    }
+
     /// Steps left out so far because something was not finite.
     pub fn skipped_steps(&self) -> u64 {
         self.skipped_steps
