@@ -4,6 +4,7 @@
 //! overrides anywhere after the sub-command. Two differ: a usage error exits with 1, not 2, because 2 means that a run
 //! failed; and the command line is never split a second time, so paths with blanks work.
 
+use crate::bench::StepOptions;
 use crate::spec::schema::{self, Found};
 use crate::spec::{self, Action, Kind};
 use crate::tool_args::{Bench, BenchLimits, DataTool};
@@ -105,6 +106,8 @@ pub enum Request {
         /// The only section to print.
         package: Option<String>,
     },
+    /// `bench step`.
+    BenchStep(StepOptions),
     /// `ckpt`.
     Checkpoint(crate::ckpt::Command),
     /// `default_specs`.
@@ -136,6 +139,7 @@ impl Args {
             Command::Evaluate(given) => (Action::Evaluate, given),
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
+            Command::Bench { what: Bench::Step(options) } => return Ok(Request::BenchStep(options)),
             Command::Ckpt { command } => return Ok(Request::Checkpoint(command)),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
             Command::Data { tool } => return Ok(Request::Data(tool)),

@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
 use mae_core::engine::{
     Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
-    StepReport, Trainer, TrainerConfig, fit,
+    SkipReason, Skipped, StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::Model;
 use mae_core::ops::Precision;
@@ -21,6 +22,7 @@ use mae_data::{Layout, Loader};
 use super::bad_samples::BadSamples;
 use super::checkpoints::{Checkpoints, ResumePoint, resume_point};
 use super::data::TrainingData;
+use super::skipped::SkippedSteps;
 use super::{End, Run, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
@@ -31,8 +33,6 @@ use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
 
 /// Upstream's trainings log as version 1.
 const LOG_VERSION: u32 = 1;
-/// Steps in a row that may be left out because something was not finite.
-const MAX_BAD_STEPS: u64 = 20;
 
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     if run.is_first() {
@@ -93,6 +93,8 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         return Ok(End::Done);
     }
     let start = *trainer.cursor();
+    let good_steps = |trainer: &Trainer<'_>| trainer.cursor().step - trainer.skipped_steps();
+    let good_at_start = good_steps(&trainer);
     if run.is_first() {
         // What was logged after the state that the run starts from will be logged again.
         run.status.rewind(start.epoch, start.step)?;
@@ -114,6 +116,7 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
             None
         },
         checkpoints: Checkpoints::new(plan, extra, resume.as_ref().map(|resume| &resume.contents)),
+        skipped: SkippedSteps::new(plan.results_dir(), Arc::clone(data.train.dataset())),
         run,
         preview,
         waited: Rc::clone(&data.waited),
@@ -126,8 +129,12 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     };
     hooks.run.status.loop_started()?;
     let result = fit(&mut trainer, &mut data, &mut hooks, &config);
+    if let Err(Error::Core(mae_core::Error::NotFinite { what, step, samples, .. })) = &result {
+        let reason = if *what == "loss" { SkipReason::Loss } else { SkipReason::Gradients };
+        hooks.left_out(*step, &Skipped { reason, samples: samples.clone() })?;
+    }
     // What a step has earned is not lost to an error after it.
-    if result.is_err() && trainer.cursor().step > start.step {
+    if result.is_err() && good_steps(&trainer) > good_at_start {
         hooks.save_after_an_error(&trainer);
     }
     let saved = hooks.checkpoints.wait();
@@ -240,7 +247,7 @@ fn trainer_config(plan: &Plan) -> TrainerConfig {
         accumulate: plan.train.accum_grad_batches as u64,
         clip_grad_norm: plan.train.clip_grad_norm,
         label_smoothing: plan.dataset.augmentation.smoothing,
-        max_bad_steps: MAX_BAD_STEPS,
+        max_bad_steps: plan.train.max_bad_steps as u64,
     }
 }
 
@@ -341,6 +348,7 @@ struct TrainHooks<'r> {
     training: Training,
     events: Option<EventWriter>,
     checkpoints: Checkpoints,
+    skipped: SkippedSteps,
     preview: Option<Batch>,
     waited: Rc<Cell<Duration>>,
     bad: BadSamples,
@@ -381,6 +389,18 @@ impl TrainHooks<'_> {
     }
 }
 
+impl TrainHooks<'_> {
+    /// Reports a step (from 0) that was left out.
+    fn left_out(&mut self, step: u64, skipped: &Skipped) -> Result<()> {
+        if !self.run.is_first() {
+            return Ok(());
+        }
+        let message = self.skipped.add(step, skipped)?;
+        self.training.say(&message);
+        Ok(self.run.status.warning(&message)?)
+    }
+}
+
 impl Hooks<Error> for TrainHooks<'_> {
     fn epoch_started(&mut self, _epoch: u64, _start: u64) -> Result<()> {
         self.waited.set(Duration::ZERO);
@@ -391,7 +411,7 @@ impl Hooks<Error> for TrainHooks<'_> {
     fn batch_done(&mut self, report: &StepReport) -> Result<Control> {
         // A full disk ends the run now, not at the next checkpoint.
         self.checkpoints.poll()?;
-        let outcome = report.outcome;
+        let outcome = &report.outcome;
         self.training.step(&Step {
             loss: outcome.loss,
             lr: outcome.lr,
@@ -399,13 +419,8 @@ impl Hooks<Error> for TrainHooks<'_> {
             waited: self.waited.take(),
             slowest: self.work().since(&self.work_before).longest().name(),
         });
-        if outcome.skipped {
-            let message = format!(
-                "step {} was left out: its loss or gradients were not finite",
-                report.step.saturating_sub(1)
-            );
-            self.training.say(&message);
-            self.run.status.warning(&message)?;
+        if let Some(skipped) = &outcome.skipped {
+            self.left_out(report.step.saturating_sub(1), skipped)?;
         }
         Ok(if self.run.is_interrupted() { Control::Interrupt } else { Control::Continue })
     }

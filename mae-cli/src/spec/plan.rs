@@ -13,6 +13,7 @@ use std::time::Duration;
 
 mod check;
 mod differences;
+mod model;
 mod typed;
 
 /// What the program is asked to do.
@@ -115,6 +116,7 @@ impl Plan {
         let plan =
             Self { action, spec, root, resolved, results_dir: PathBuf::from(results_dir), notes: Vec::new() };
         check::rules(&plan)?;
+        model::rules(&plan)?;
         notes.extend(check::notes(&plan));
         Ok(Self { notes, ..plan })
     }

@@ -7,6 +7,7 @@
 //! | `resume` | interrupts, kills, threads: the same weights bit for bit |
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
+//! | `numerics` | precision, steps that are not finite, the sparse encoder, illegal sizes, `mae bench` |
 //! | `cli` | default specs, version |
 //! | `ckpt` | inspect, convert, diff, average |
 //! | `saving` | which checkpoints are kept, damaged ones, encrypted ones, a limit of time |
@@ -27,6 +28,7 @@ mod data_tools;
 mod errors;
 mod families;
 mod interop;
+mod numerics;
 mod resume;
 mod road;
 mod saving;
