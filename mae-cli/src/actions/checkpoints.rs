@@ -93,7 +93,7 @@ impl Checkpoints {
                 IntervalUnit::Epoch => (0, interval),
             },
             extra,
-            has_written: false,
+            has_written: resumed.is_some(),
             keep_last: plan.train.checkpoint_keep_last,
             keep_best: plan.train.checkpoint_keep_best,
             safetensors: plan.train.checkpoint_safetensors,
