@@ -7,6 +7,8 @@
 //! | `resume` | interrupts, kills, threads: the same weights bit for bit |
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
+//! | `exports` | what export can write, onnxruntime in the place of libtorch, and the tables of inference |
+//! | `engine` | TensorRT engines, with a stand-in for NVIDIA's builder |
 //! | `cli` | default specs, version |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
@@ -14,12 +16,15 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "helpers of tests fail by panicking"
 )]
 
 mod cli;
 mod common;
+mod engine;
 mod errors;
+mod exports;
 mod families;
 mod interop;
 mod resume;

@@ -20,7 +20,7 @@ mod dtype;
 mod error;
 mod file;
 pub mod lightning;
-mod mmap;
+pub(crate) mod mmap;
 mod pickle;
 mod publish;
 mod storage;
