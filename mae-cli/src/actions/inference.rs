@@ -16,7 +16,7 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
         return Err(Error::File {
             key: "inference.output".into(),
             problem: "this mae was built without Parquet".into(),
-            help: "build it with its default features, or set inference.output=csv or jsonl".into(),
+            help: "build it with cargo build --release --features parquet, or set inference.output=csv or jsonl".into(),
         });
     }
     let (mut classifier, names) = Classifier::restore(plan, run)?;

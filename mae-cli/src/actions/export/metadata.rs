@@ -4,12 +4,10 @@
 use std::path::Path;
 
 use mae_core::checkpoint::{Checkpoint, Value};
-use mae_data::CropRule;
 use serde_json::json;
 
-use crate::actions::model;
+use crate::actions::{data, model};
 use crate::spec::Plan;
-use crate::spec::schema::Compat;
 
 /// Keys and values. Lists are JSON.
 pub(super) fn entries(
@@ -61,8 +59,7 @@ pub(super) fn entries(
 
 /// What has to be done with an image before the model, in words.
 fn preprocessing(plan: &Plan, (height, width): (i64, i64)) -> String {
-    let rule = if plan.compat == Compat::Tao { CropRule::Tao { finetune: false } } else { CropRule::Uniform };
-    let share = rule.crop_pct(height.max(width) as usize);
+    let share = data::crop_rule(plan).crop_pct(height.max(width) as usize);
     let frame = |side: i64| (side as f64 / share) as i64;
     let normalise = if plan.export.include_preprocessing {
         "bytes 0..255 as they are"

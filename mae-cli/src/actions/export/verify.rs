@@ -125,7 +125,8 @@ fn images(plan: &Plan, run: &Run) -> Result<(String, Tensor)> {
         max_bad_fraction: plan.dataset.max_bad_fraction,
         ..LoaderOptions::default()
     };
-    let loader = Loader::new(dataset, Pipeline::evaluate(&augmentation)?, options)?;
+    let pipeline = Pipeline::evaluate(&augmentation)?.with_crop_rule(data::crop_rule(plan));
+    let loader = Loader::new(dataset, pipeline, options)?;
     let mut batches = loader.epoch(0, 0).map(|batch| data::counted_to_device(batch?, Device::Cpu));
     match batches.next().transpose()?.filter(|batch| batch.valid > 0) {
         Some(batch) => Ok((source.to_owned(), batch.images)),

@@ -41,7 +41,8 @@ pub(super) fn quantized(
             max_bad_fraction: plan.dataset.max_bad_fraction,
             ..LoaderOptions::default()
         };
-        let loader = Loader::new(dataset, Pipeline::evaluate(&augmentation)?, options)?;
+        let pipeline = Pipeline::evaluate(&augmentation)?.with_crop_rule(data::crop_rule(plan));
+        let loader = Loader::new(dataset, pipeline, options)?;
         let mut left = share;
         for batch in loader.epoch(0, 0) {
             let batch = data::counted_to_device(batch?, tch::Device::Cpu)?;

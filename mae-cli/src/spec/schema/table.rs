@@ -236,7 +236,7 @@ section! {
         /// Share of patches hidden in pretraining; the papers use 0.75 for ViT, 0.6 for ConvNeXt V2 and Hiera.
         mask_ratio: f64 => Leaf::float(0.75).limit(Limit::Within(0.0, 1.0));
         /// Largest norm of the gradient; null does not clip.
-        clip_grad_norm: Option<f64> => Leaf::optional_float().limit(Limit::Between(0.1, 1.0)).extension().example("1.0");
+        clip_grad_norm: Option<f64> => Leaf::optional_float().limit(Limit::Above(0.0)).extension().example("1.0");
     }
 }
 
