@@ -4,7 +4,9 @@ use mae_core::engine::Evaluation;
 use mae_core::ops::Precision;
 use mae_data::Layout;
 
+use super::bad_samples::BadSamples;
 use super::classifier::Classifier;
+use super::data::Placement;
 use super::{End, Run, classes, data};
 use crate::error::Result;
 use crate::report::tensorboard::EventWriter;
@@ -23,7 +25,9 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
         classes::agree(&trained, key, &dataset)?;
     }
     let total = dataset.len();
-    let loader = data::in_order(plan, dataset, run)?;
+    let loader = data::in_order(plan, dataset, run.device, run.collective())?;
+    let placement = Placement::new(plan, run.device);
+    let mut bad = BadSamples::open(plan, run.collective().rank(), false)?;
     // A checkpoint computes by itself; what onnxruntime computes is handed over.
     let (mut evaluation, mut session) = match &mut classifier {
         Classifier::Checkpoint(model) => {
@@ -35,7 +39,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
     let mut done = 0;
     let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
     let result = batches.try_for_each(|batch| -> Result<()> {
-        let batch = data::counted_to_device(batch?, run.device)?;
+        let batch = placement.place_counted(batch?)?;
         match &mut session {
             Some(session) if batch.valid > 0 => {
                 let logits = session.run(&batch.images)?;
@@ -49,7 +53,12 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
         task.at(done.min(total as u64));
         Ok(())
     });
-    data::report_bad_samples(plan, &[&loader], &run.progress)?;
+    if result.is_err() || run.is_interrupted() {
+        bad.keep(&[&loader])?;
+    } else {
+        bad.gather(&[&loader], run.collective())?;
+    }
+    bad.announce(&run.progress);
     result?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);

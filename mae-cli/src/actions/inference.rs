@@ -3,7 +3,9 @@
 use mae_data::Layout;
 use tch::{Kind, Tensor};
 
+use super::bad_samples::BadSamples;
 use super::classifier::Classifier;
+use super::data::Placement;
 use super::{End, Run, data};
 use crate::error::{Error, Result};
 use crate::report::results::{self, Format, Prediction};
@@ -16,21 +18,25 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
         return Err(Error::File {
             key: "inference.output".into(),
             problem: "this mae was built without Parquet".into(),
-            help: "build it with cargo build --release --features parquet, or set inference.output=csv or jsonl".into(),
+            help:
+                "build it with cargo build --release --features parquet, or set inference.output=csv or jsonl"
+                    .into(),
         });
     }
     let (mut classifier, names) = Classifier::restore(plan, run)?;
     let source = plan.dataset.test_data_sources.as_deref().unwrap_or_default();
     let dataset = data::open(plan, "dataset.test_data_sources", source, Layout::Flat, &run.progress)?;
     let total = dataset.len();
-    let loader = data::in_order(plan, dataset, run)?;
+    let loader = data::in_order(plan, dataset, run.device, run.collective())?;
+    let placement = Placement::new(plan, run.device);
+    let mut bad = BadSamples::open(plan, run.collective().rank(), false)?;
     let mut predictions = Vec::new();
     let mut task = run.progress.items("Classifying", total as u64);
     let mut done = 0;
     let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
     let result = batches.try_for_each(|batch| -> Result<()> {
         // An image that could not be read has no class; bad_samples.csv names it.
-        let batch = data::counted_to_device(batch?, run.device)?;
+        let batch = placement.place_counted(batch?)?;
         if batch.valid == 0 {
             return Ok(());
         }
@@ -43,7 +49,12 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
         task.at(done.min(total as u64));
         Ok(())
     });
-    data::report_bad_samples(plan, &[&loader], &run.progress)?;
+    if result.is_err() || run.is_interrupted() {
+        bad.keep(&[&loader])?;
+    } else {
+        bad.gather(&[&loader], run.collective())?;
+    }
+    bad.announce(&run.progress);
     result?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);

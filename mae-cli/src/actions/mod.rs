@@ -2,10 +2,13 @@
 //!
 //! Each action gets a checked [`Plan`] and a [`Run`]: where results go, what the user sees, which processes take part.
 
+mod bad_samples;
+mod bench_loader;
 mod checkpoints;
 mod classes;
 mod classifier;
 mod data;
+mod data_tools;
 mod device;
 mod evaluate;
 mod export;
@@ -20,6 +23,8 @@ mod train;
 use crate::error::Result;
 use crate::spec::{Action, Plan};
 
+pub use bench_loader::bench_loader;
+pub use data_tools::{ToolEnd, data_tool};
 pub use device::prepare as prepare_device;
 pub use run::Run;
 

@@ -35,10 +35,7 @@ impl Run {
     /// When the folder cannot be written, or a device or process is missing.
     pub fn start(plan: &Plan) -> Result<Self> {
         let watched = Interrupt::watch();
-        let interrupt = watched.map_err(|error| Error::Device {
-            problem: format!("SIGINT and SIGTERM cannot be watched: {error}"),
-            help: "start mae in an environment that lets a program handle its signals".into(),
-        })?;
+        let interrupt = watched.map_err(unwatched)?;
         let environment = Environment::resolve(&Environment::variables(), None)?;
         let first = match &environment.role {
             Role::Worker(worker) => worker.rank == 0,
@@ -144,10 +141,19 @@ impl Run {
     }
 }
 
+/// Signals cannot be watched.
+pub(super) fn unwatched(error: std::io::Error) -> Error {
+    Error::Device {
+        problem: format!("SIGINT and SIGTERM cannot be watched: {error}"),
+        help: "start mae in an environment that lets a program handle its signals".into(),
+    }
+}
+
 /// Writes a file whole or not at all.
 pub(super) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
-    let folder = path.parent().unwrap_or(std::path::Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(std::path::Path::new("."));
     let write = || -> std::io::Result<()> {
         // Readable by whom the umask lets read it, as any file that a program writes.
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);

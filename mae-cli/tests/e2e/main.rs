@@ -10,6 +10,7 @@
 //! | `exports` | what export can write, onnxruntime in the place of libtorch, and the tables of inference |
 //! | `engine` | TensorRT engines, with a stand-in for NVIDIA's builder |
 //! | `cli` | default specs, version |
+//! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
 #![allow(
@@ -22,6 +23,7 @@
 
 mod cli;
 mod common;
+mod data_tools;
 mod engine;
 mod errors;
 mod exports;

@@ -117,6 +117,40 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// Any number of ranks up to 4,096, more ranks than samples among them: as many steps on each, batches of one
+        /// size in a step, each sample once or, with `drop_last`, at most once; the rest is marked as padding.
+        #[test]
+        fn thousands_of_ranks_share_an_epoch(
+            len in 1usize..40_000, batch in 1usize..5, world in 1usize..=4096, drop_last: bool, epoch: u64,
+        ) {
+            // The order is the same for all ranks; they differ in what they take of it.
+            let mut plan = Plan::new(len, epoch, &options(batch, 0, world, drop_last));
+            let mut seen = vec![0u8; len];
+            for step in 0..plan.steps() {
+                plan.rank = 0;
+                let size = plan.batch(step).samples.len();
+                prop_assert!((1..=batch).contains(&size));
+                let mut counted = 0;
+                for rank in 0..world {
+                    plan.rank = rank;
+                    let part = plan.batch(step);
+                    prop_assert_eq!(part.samples.len(), size);
+                    prop_assert_eq!(part.global_index, (step * world + rank) as u64);
+                    part.samples[..part.valid].iter().for_each(|&sample| seen[sample] += 1);
+                    counted += part.valid;
+                }
+                let whole = counted == size * world;
+                prop_assert!(whole || !drop_last && step + 1 == plan.steps(), "padding only at the very end");
+            }
+            let expected = if drop_last { len / (batch * world) * (batch * world) } else { len };
+            prop_assert_eq!(seen.iter().map(|&n| usize::from(n)).sum::<usize>(), expected);
+            prop_assert!(seen.iter().all(|&n| n <= 1), "a sample came twice");
+        }
+    }
+
     #[test]
     fn epochs_differ_and_repeat() {
         let order = |epoch| Plan::new(50, epoch, &options(50, 0, 1, false)).batch(0).samples;

@@ -8,6 +8,7 @@ use mae_data::{Augmentation, Layout, Loader, LoaderOptions, Pipeline};
 use tch::{Device, Kind, Tensor};
 
 use super::Output;
+use crate::actions::data::Placement;
 use crate::actions::{Run, classifier, data};
 use crate::error::{Error, Result};
 use crate::spec::Plan;
@@ -127,7 +128,8 @@ fn images(plan: &Plan, run: &Run) -> Result<(String, Tensor)> {
     };
     let pipeline = Pipeline::evaluate(&augmentation)?.with_crop_rule(data::crop_rule(plan));
     let loader = Loader::new(dataset, pipeline, options)?;
-    let mut batches = loader.epoch(0, 0).map(|batch| data::counted_to_device(batch?, Device::Cpu));
+    let placement = Placement::new(plan, Device::Cpu);
+    let mut batches = loader.epoch(0, 0).map(|batch| placement.place_counted(batch?));
     match batches.next().transpose()?.filter(|batch| batch.valid > 0) {
         Some(batch) => Ok((source.to_owned(), batch.images)),
         None => Err(Error::File {

@@ -6,6 +6,7 @@ use mae_core::onnx::{Calibrator, Description};
 use mae_data::{Augmentation, Layout, Loader, LoaderOptions, Pipeline};
 
 use super::wants_int8;
+use crate::actions::data::Placement;
 use crate::actions::{Run, classifier, data};
 use crate::error::{Error, Result};
 use crate::spec::Plan;
@@ -28,6 +29,7 @@ pub(super) fn quantized(
     let mut calibrator = Calibrator::open(onnx, &library, classifier::normalisation(plan))?;
     let wanted = calibration.cal_batch_size * calibration.cal_batches;
     let share = wanted.div_ceil(calibration.cal_image_dir.len());
+    let placement = Placement::new(plan, tch::Device::Cpu);
     let mut seen = 0;
     let mut task = run.progress.items("Calibrating", wanted as u64);
     for source in &calibration.cal_image_dir {
@@ -45,7 +47,7 @@ pub(super) fn quantized(
         let loader = Loader::new(dataset, pipeline, options)?;
         let mut left = share;
         for batch in loader.epoch(0, 0) {
-            let batch = data::counted_to_device(batch?, tch::Device::Cpu)?;
+            let batch = placement.place_counted(batch?)?;
             if left == 0 || run.is_interrupted() {
                 break;
             }

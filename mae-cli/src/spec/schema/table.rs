@@ -135,7 +135,7 @@ section! {
         val_data_sources: String => Leaf::text("").example("/data/images_val.tar.gz");
         /// Images for inference.
         test_data_sources: Option<String> => Leaf::optional_text(EMPTY).example("/data/images_test.tar.gz");
-        /// Loader threads per device.
+        /// Loader threads per device; unset, one a core. Results do not depend on it.
         num_workers_per_gpu: usize => Leaf::int(2).limit(Limit::AtLeast(0.0));
         /// Resizing, cropping and mixing of images.
         augmentation: Augmentation => section(Augmentation::ROWS);
@@ -432,7 +432,7 @@ section! {
         batch_size: i64 => Leaf::int(-1).min(-1.0);
         /// Verbose log.
         verbose: bool => Leaf::bool(false);
-        /// Output format.
+        /// Output format: onnx, or safetensors for the weights alone.
         format: ExportFormat => Leaf::text("onnx").options(&["onnx", "xdl"]).or_options(&["safetensors"]);
         /// What a model of stage pretrain ends with: its pooled features, or upstream's random classifier.
         head: ExportHead => Leaf::text("features").options(&["features", "random"]).extension();
