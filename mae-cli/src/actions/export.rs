@@ -4,10 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mae_core::arch::Arch;
-use mae_core::backbone::Purpose;
 use mae_core::checkpoint::dialect::Role;
 use mae_core::checkpoint::{self, Checkpoint, DType, TensorView};
-use mae_core::classify::ClassifierConfig;
 use mae_core::model::Model;
 use mae_core::onnx;
 use tch::Kind;
@@ -93,18 +91,16 @@ pub(super) fn export(plan: &Plan, run: &mut Run) -> Result<()> {
 /// The model of the checkpoint, for images of `size`.
 fn restore(plan: &Plan, run: &Run, size: (i64, i64), checkpoint: &Checkpoint) -> Result<Model> {
     let arch = Arch::by_name(&plan.model.arch)?;
-    let (config, role) = match plan.train.stage {
-        Stage::Finetune => (model::classifier_config(plan, arch)?, Role::Full),
+    let seed = plan.train.seed as u64;
+    let (mut model, role) = match plan.train.stage {
+        Stage::Finetune => {
+            (Model::classifier(arch, size, &plan.classifier_config(), seed, run.device)?, Role::Full)
+        }
         Stage::Pretrain => {
             let num_classes = plan.model.num_classes as i64;
-            (
-                ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Features },
-                Role::Backbone,
-            )
+            (Model::backbone(arch, size, num_classes, seed, run.device)?, Role::Backbone)
         }
     };
-    let mut model = Model::classifier(arch, size, &config, plan.train.seed as u64, run.device)
-        .map_err(|error| Error::Core(error).at("export.input_height, export.input_width"))?;
     let report = model::load(&mut model, "export.checkpoint", plan.checkpoint(), checkpoint, role)?;
     run.progress.say(&format!("Weights from {}: {report}", plan.checkpoint()));
     Ok(model)

@@ -8,6 +8,7 @@
 pub mod progress;
 mod python_json;
 pub mod results;
+mod rewind;
 pub mod status;
 pub mod tensorboard;
 

@@ -9,7 +9,10 @@
 //! | `families` | ViT and Hiera |
 //! | `exports` | what export can write, onnxruntime in the place of libtorch, and the tables of inference |
 //! | `engine` | TensorRT engines, with a stand-in for NVIDIA's builder |
+//! | `numerics` | precision, steps that are not finite, the sparse encoder, illegal sizes, `mae bench` |
 //! | `cli` | default specs, version |
+//! | `ckpt` | inspect, convert, diff, average |
+//! | `saving` | which checkpoints are kept, damaged ones, encrypted ones, a limit of time |
 //! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
@@ -21,6 +24,7 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod ckpt;
 mod cli;
 mod common;
 mod data_tools;
@@ -29,5 +33,7 @@ mod errors;
 mod exports;
 mod families;
 mod interop;
+mod numerics;
 mod resume;
 mod road;
+mod saving;
