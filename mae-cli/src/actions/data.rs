@@ -15,8 +15,8 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::{Error, Result};
 use crate::report::progress::{Progress, Task};
-use crate::spec::Plan;
 use crate::spec::schema::{self, Compat, Stage};
+use crate::spec::{Action, Plan};
 
 type Batches<'a> = Box<dyn Iterator<Item = Result<engine::Batch>> + 'a>;
 
@@ -77,6 +77,18 @@ pub(super) fn augmentation(plan: &Plan) -> Augmentation {
     }
 }
 
+/// The centre crop of what is not training.
+pub(super) fn crop_rule(plan: &Plan) -> CropRule {
+    let measures = matches!(plan.action(), Action::Train | Action::Evaluate);
+    match plan.dataset.augmentation.crop_pct {
+        Some(share) => CropRule::Share(share),
+        None if plan.compat == Compat::Tao => {
+            CropRule::Tao { finetune: plan.train.stage == Stage::Finetune && measures }
+        }
+        None => CropRule::Uniform,
+    }
+}
+
 /// Batches in the order of the names, each sample once: validation, evaluation, inference.
 pub(super) fn in_order(
     plan: &Plan,
@@ -84,13 +96,7 @@ pub(super) fn in_order(
     device: Device,
     ranks: &dyn Collective,
 ) -> Result<Loader> {
-    let mut pipeline = Pipeline::evaluate(&augmentation(plan))?;
-    if let Some(share) = plan.dataset.augmentation.crop_pct {
-        pipeline = pipeline.with_crop_rule(CropRule::Share(share));
-    } else if plan.compat == Compat::Tao {
-        let finetune = plan.train.stage == Stage::Finetune && plan.action() != crate::spec::Action::Inference;
-        pipeline = pipeline.with_crop_rule(CropRule::Tao { finetune });
-    }
+    let pipeline = Pipeline::evaluate(&augmentation(plan))?.with_crop_rule(crop_rule(plan));
     let options =
         LoaderOptions { shuffle: false, drop_last: false, mixup: None, ..options(plan, device, ranks) };
     Ok(Loader::new(dataset, pipeline, options)?)

@@ -7,6 +7,8 @@
 //! | `resume` | interrupts, kills, threads: the same weights bit for bit |
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
+//! | `exports` | what export can write, onnxruntime in the place of libtorch, and the tables of inference |
+//! | `engine` | TensorRT engines, with a stand-in for NVIDIA's builder |
 //! | `numerics` | precision, steps that are not finite, the sparse encoder, illegal sizes, `mae bench` |
 //! | `cli` | default specs, version |
 //! | `ckpt` | inspect, convert, diff, average |
@@ -18,6 +20,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "helpers of tests fail by panicking"
 )]
 
@@ -25,7 +28,9 @@ mod ckpt;
 mod cli;
 mod common;
 mod data_tools;
+mod engine;
 mod errors;
+mod exports;
 mod families;
 mod interop;
 mod numerics;
