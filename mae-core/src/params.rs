@@ -210,11 +210,16 @@ impl Params {
             .collect()
     }
 
-    /// Drops every gradient, so that the next backward pass writes instead of adding.
-    pub fn zero_grad(&mut self) {
-        for tensor in &mut self.tensors {
-            tensor.zero_grad();
+    /// Sets every gradient to zero, in place: it may be a view of a buffer that several ranks average.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn zero_grad(&mut self) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for mut gradient in self.tensors.iter().map(Tensor::grad).filter(Tensor::defined) {
+            let _ = gradient.f_zero_()?;
         }
+        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/comm.hpp>
+#include <torch/csrc/distributed/c10d/logger.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -37,6 +39,9 @@ struct MaeProcessGroup {
 };
 struct MaeWork {
   c10::intrusive_ptr<c10d::Work> work;
+};
+struct MaeReducer {
+  std::shared_ptr<c10d::Reducer> reducer;
 };
 
 namespace {
@@ -234,6 +239,47 @@ int mae_dist_all_reduce(MaeProcessGroup* group, at::Tensor* tensor, int op, MaeW
 
 int mae_dist_all_gather_into_tensor(MaeProcessGroup* group, at::Tensor* output, at::Tensor* input, MaeWork** out) {
   return mae_dist_guard([&] { *out = new MaeWork{group->group->_allgather_base(*output, *input)}; });
+}
+
+// ---- Reducer
+
+// `find_unused_parameters` is on: the buckets then stay as they are made here. Without it the reducer wants to
+// make them anew after the first step, in the order in which gradients came; sums over three or more ranks would
+// then round differently in the first step after a resume than in the same step of an uninterrupted run.
+int mae_dist_reducer_new(MaeProcessGroup* group, at::Tensor* const* parameters, size_t count, size_t bucket_bytes,
+                         size_t first_bucket_bytes, MaeReducer** out) {
+  return mae_dist_guard([&] {
+    auto tensors = to_vector(parameters, count);
+    c10d::verify_params_across_processes(group->group, tensors, std::nullopt);
+    std::vector<bool> sparse(count, false);
+    auto assigned = c10d::compute_bucket_assignment_by_size(tensors, {first_bucket_bytes, bucket_bytes}, sparse);
+    // Gradients come in the reverse order of the forward pass.
+    auto& buckets = std::get<0>(assigned);
+    std::reverse(buckets.begin(), buckets.end());
+    auto reducer = std::make_shared<c10d::Reducer>(
+        tensors, buckets, group->group, sparse, static_cast<int64_t>(bucket_bytes), /*find_unused_parameters=*/true,
+        /*gradient_as_bucket_view=*/true, std::unordered_map<size_t, std::string>{},
+        static_cast<int64_t>(first_bucket_bytes), /*skip_all_reduce_unused_params=*/false,
+        /*use_python_reducer=*/false, std::vector<int64_t>{});
+    *out = new MaeReducer{std::move(reducer)};
+  });
+}
+
+// The next backward pass, which starts at `loss`, averages the gradients.
+int mae_dist_reducer_prepare(MaeReducer* reducer, at::Tensor* loss) {
+  return mae_dist_guard([&] {
+    reducer->reducer->prepare_for_forward();
+    reducer->reducer->prepare_for_backward({*loss});
+  });
+}
+
+// Like at::Tensor::backward, with the class of the exception kept.
+int mae_dist_backward(at::Tensor* loss) {
+  return mae_dist_guard([&] { loss->backward(); });
+}
+
+void mae_dist_reducer_free(MaeReducer* reducer) {
+  mae_dist_guard([&] { delete reducer; });
 }
 
 // ---- Work

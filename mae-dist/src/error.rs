@@ -122,6 +122,20 @@ pub enum DistError {
     },
 }
 
+impl DistError {
+    /// Whether environment variables are at fault: nothing was started.
+    #[must_use]
+    pub fn is_variable(&self) -> bool {
+        matches!(
+            self,
+            Self::Variable { .. }
+                | Self::MissingVariables { .. }
+                | Self::MasterAddress { .. }
+                | Self::MasterPort { .. }
+        )
+    }
+}
+
 /// The process that an error comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {

@@ -121,17 +121,26 @@ fn options(plan: &Plan, run: &Run) -> LoaderOptions {
     LoaderOptions {
         batch_size: plan.batch_size(),
         seed: plan.train.seed as u64,
-        // Unset, the loader takes what the machine has.
         threads: if plan.is_set("dataset.num_workers_per_gpu") {
             plan.dataset.num_workers_per_gpu.max(1)
         } else {
-            0
+            threads(run.local_processes())
         },
         rank: run.collective().rank(),
         world_size: run.collective().world_size(),
         max_bad_fraction: plan.dataset.max_bad_fraction,
         ..LoaderOptions::default()
     }
+}
+
+/// Threads of a loader when the spec does not say: the loader's own choice (0) for one process, else this one's part of
+/// the machine.
+fn threads(processes: usize) -> usize {
+    if processes == 1 {
+        return 0;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / processes).clamp(1, 16)
 }
 
 /// A loader's batch as tensors on `device`.
@@ -208,12 +217,30 @@ impl Data<Error> for TrainingData {
 }
 
 /// Says which images of these loaders could not be read, and leaves their list in `bad_samples.csv`.
-pub(super) fn report_bad_samples(plan: &Plan, loaders: &[&Loader], progress: &Progress) -> Result<()> {
-    let bad: Vec<BadSample> = loaders.iter().flat_map(|loader| loader.bad_samples()).collect();
+///
+/// With several processes, `together` says that all of them are here; the list is then that of all, and too many bad
+/// images are an error as they would be for one process. Otherwise each writes what it knows.
+pub(super) fn report_bad_samples(plan: &Plan, loaders: &[&Loader], run: &Run, together: bool) -> Result<()> {
+    let progress = &run.progress;
+    let mut bad: Vec<BadSample> = loaders.iter().flat_map(|loader| loader.bad_samples()).collect();
+    let several = run.collective().world_size() > 1;
+    let mut name = "bad_samples.csv".to_owned();
+    if several && together {
+        bad = gather_bad_samples(&bad, run)?;
+    } else if !run.is_first() {
+        name = format!("bad_samples_rank_{}.csv", run.collective().rank());
+    }
     if bad.is_empty() {
         return Ok(());
     }
-    let path = plan.results_dir().join("bad_samples.csv");
+    let within_limits = match several && together {
+        true => loaders.iter().try_for_each(|loader| within_the_limit(loader, &bad)),
+        false => Ok(()),
+    };
+    if several && together && !run.is_first() {
+        return within_limits;
+    }
+    let path = plan.results_dir().join(name);
     let mut writer = csv::Writer::from_writer(Vec::new());
     let rows = std::iter::once(["path".to_owned(), "replaced".to_owned(), "reason".to_owned()]).chain(
         bad.iter().map(|sample| [sample.name.clone(), sample.replaced.to_string(), sample.reason.clone()]),
@@ -232,7 +259,54 @@ pub(super) fn report_bad_samples(plan: &Plan, loaders: &[&Loader], progress: &Pr
         bad[0].name,
         path.display()
     ));
-    Ok(())
+    within_limits
+}
+
+/// Each process has counted its own bad images against the limit; here they are counted together.
+fn within_the_limit(loader: &Loader, bad: &[BadSample]) -> Result<()> {
+    let (total, max_bad_fraction) = (loader.dataset().len(), loader.options().max_bad_fraction);
+    let mine: Vec<&BadSample> = bad
+        .iter()
+        .filter(|bad| bad.replaced && (bad.index as usize) < total)
+        .filter(|bad| loader.dataset().display_path(bad.index as usize) == bad.name)
+        .collect();
+    match mine.last() {
+        Some(last) if mine.len() as f64 > (max_bad_fraction * total as f64).floor() => {
+            Err(mae_data::Error::TooManyBadSamples {
+                path: loader.dataset().source().to_owned(),
+                bad: mine.len(),
+                total,
+                max_bad_fraction,
+                name: last.name.clone(),
+                reason: last.reason.clone(),
+            }
+            .into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The bad samples of all processes, each once, by index.
+fn gather_bad_samples(own: &[BadSample], run: &Run) -> Result<Vec<BadSample>> {
+    type Row = (u64, String, String, bool);
+    let failed = |error: serde_json::Error| mae_core::engine::CollectiveError {
+        operation: "gather of the unreadable images",
+        rank: run.collective().rank(),
+        reason: error.to_string(),
+    };
+    let rows: Vec<Row> =
+        own.iter().map(|bad| (bad.index, bad.name.clone(), bad.reason.clone(), bad.replaced)).collect();
+    let bytes = serde_json::to_vec(&rows).map_err(failed)?;
+    let mut all = Vec::new();
+    for part in run.collective().gather_bytes(&bytes)? {
+        all.extend(serde_json::from_slice::<Vec<Row>>(&part).map_err(failed)?);
+    }
+    all.sort();
+    all.dedup();
+    Ok(all
+        .into_iter()
+        .map(|(index, name, reason, replaced)| BadSample { index, name, reason, replaced })
+        .collect())
 }
 
 fn write_error(path: &std::path::Path, reason: String) -> Error {

@@ -19,11 +19,12 @@ pub fn prepare() {
     }
 }
 
-pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
+/// The device of the process with this index on its node.
+pub(super) fn choose(plan: &Plan, local_rank: usize, progress: &Progress) -> Result<Device> {
     let usable = Cuda::is_available();
     match plan.device {
         Wanted::Cpu => Ok(Device::Cpu),
-        Wanted::Cuda | Wanted::Auto if usable => Ok(Device::Cuda(plan.gpu_id())),
+        Wanted::Cuda | Wanted::Auto if usable => Ok(Device::Cuda(plan.gpu_id(local_rank))),
         Wanted::Auto if !driver_is_there() => {
             progress.say("Running on the CPU: this machine has no NVIDIA driver (device=cpu says that this is meant).");
             Ok(Device::Cpu)
@@ -39,6 +40,14 @@ pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
                    lib folder of pip's torch 2.11.0), run scripts/setup and build again"
                 .into(),
         }),
+    }
+}
+
+/// The error for several processes on CUDA devices.
+pub(super) fn no_nccl() -> Error {
+    Error::Device {
+        problem: "several processes on CUDA devices need NCCL, which this version does not have".into(),
+        help: "set device=cpu, or start one process".into(),
     }
 }
 

@@ -4,7 +4,7 @@ use mae_core::engine::Evaluation;
 use mae_core::ops::Precision;
 use mae_data::Layout;
 
-use super::{End, Run, classes, data, model};
+use super::{End, Run, agreement, classes, data, model};
 use crate::error::Result;
 use crate::report::tensorboard::EventWriter;
 use crate::spec::Plan;
@@ -21,6 +21,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
         classes::fit_the_model(plan, key, &dataset, &run.progress)?;
         classes::agree(&model::stored_classes(&checkpoint), key, &dataset)?;
     }
+    agreement::on_the_data(key, &dataset, run.collective())?;
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run)?;
     let mut evaluation = Evaluation::new(&model, Precision::Fp32, plan.train.seed as u64);
@@ -34,7 +35,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
         task.at(done.min(total as u64));
         Ok(())
     });
-    data::report_bad_samples(plan, &[&loader], &run.progress)?;
+    data::report_bad_samples(plan, &[&loader], run, result.is_ok() && !run.is_interrupted())?;
     result?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);

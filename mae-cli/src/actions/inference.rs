@@ -3,7 +3,7 @@
 use mae_data::Layout;
 use tch::Kind;
 
-use super::{End, Run, data, model};
+use super::{End, Run, agreement, data, model};
 use crate::error::{Error, Result};
 use crate::report::results_csv;
 use crate::spec::Plan;
@@ -12,7 +12,9 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
     // First what is checked in no time: an archive may have to be unpacked.
     let (model, _) = model::restore(plan, run)?;
     let source = plan.dataset.test_data_sources.as_deref().unwrap_or_default();
-    let dataset = data::open(plan, "dataset.test_data_sources", source, Layout::Flat, &run.progress)?;
+    let key = "dataset.test_data_sources";
+    let dataset = data::open(plan, key, source, Layout::Flat, &run.progress)?;
+    agreement::on_the_data(key, &dataset, run.collective())?;
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run)?;
     let mut rows: Vec<(String, usize)> = Vec::new();
@@ -38,7 +40,7 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
         task.at(done.min(total as u64));
         Ok(())
     });
-    data::report_bad_samples(plan, &[&loader], &run.progress)?;
+    data::report_bad_samples(plan, &[&loader], run, result.is_ok() && !run.is_interrupted())?;
     result?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);

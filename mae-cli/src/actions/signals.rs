@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::error::{Error, Result};
+
 /// Whether the user or the system asked the run to end.
 #[derive(Debug, Clone)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
@@ -15,7 +17,7 @@ const INTERRUPTED: i32 = 4;
 
 impl Interrupt {
     /// Watches both signals from now on.
-    pub(super) fn watch() -> std::io::Result<Self> {
+    fn watch() -> std::io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // In this order: a handler sees the flag as the signals before left it.
@@ -23,6 +25,19 @@ impl Interrupt {
             flag::register(signal, Arc::clone(&asked))?;
         }
         Ok(Interrupt(asked))
+    }
+
+    /// The same, with the error for a user.
+    pub(super) fn watch_or_say_why() -> Result<Self> {
+        Self::watch().map_err(|error| Error::Device {
+            problem: format!("SIGINT and SIGTERM cannot be watched: {error}"),
+            help: "start mae in an environment that lets a program handle its signals".into(),
+        })
+    }
+
+    /// Set once the run is to end.
+    pub(super) fn flag(&self) -> &AtomicBool {
+        &self.0
     }
 
     pub(super) fn is_asked(&self) -> bool {

@@ -1,14 +1,16 @@
 //! `mae train`: pretraining and fine-tuning.
 
 use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
+use mae_core::checkpoint::lightning::CheckpointContents;
 use mae_core::engine::{
-    Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
-    StepReport, Trainer, TrainerConfig, fit,
+    Batch, Collective, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics,
+    SaveReason, StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::Model;
 use mae_core::ops::Precision;
@@ -19,7 +21,7 @@ use mae_data::Layout;
 
 use super::checkpoints::{Checkpoints, resume_point};
 use super::data::TrainingData;
-use super::{End, Run, checkpoints, classes, data, model, picture};
+use super::{End, Run, agreement, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
 use crate::report::status::EpochStatus;
@@ -47,11 +49,12 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     }
 
     let batches = data.batches_per_epoch();
-    let extra = stored_facts(plan, &data);
     let collective = run.collective_handle();
+    let extra = stored_facts(plan, &data, collective.world_size());
     let trainer_config = trainer_config(plan);
     let (optimizer, schedule) = (optimizer(plan, &model), schedule(plan, batches));
     let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &*collective);
+    agree(plan, &data, &resume, &*collective)?;
     if let Some((path, contents)) = &resume {
         trainer
             .resume(contents)
@@ -64,8 +67,14 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
             run.progress
                 .say("note: the training data is not that of the checkpoint; the order of samples differs");
         }
+        rescale(plan, contents, &mut trainer, run);
     }
-    agree_on_the_data(&data, &trainer)?;
+    if collective.world_size() > 1 {
+        // Another CPU or another libtorch may have drawn or read other bits.
+        let mut tensors: Vec<_> =
+            trainer.model.params.iter().map(|(_, _, tensor)| tensor.shallow_clone()).collect();
+        collective.broadcast(&mut tensors)?;
+    }
     announce(plan, &data, &trainer, run);
 
     let config = FitConfig {
@@ -96,21 +105,24 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         preview,
         waited: Rc::clone(&data.waited),
         world_size: collective.world_size(),
+        timeouts: (plan.train.init_timeout, plan.train.comm_timeout),
+        settled: false,
         num_epochs: plan.train.num_epochs,
         batches: batches as usize,
     };
     hooks.run.status.loop_started()?;
-    let result = fit(&mut trainer, &mut data, &mut hooks, &config);
-    // What a step has earned is not lost to an error after it.
+    let result =
+        fit(&mut trainer, &mut data, &mut hooks, &config).map_err(|error| in_step(error, &trainer, batches));
+    // What a step has earned is not lost to an error after it. The others are not waited for: they may be gone.
     if result.is_err()
         && trainer.cursor().step > start.step
-        && let Err(error) = hooks.save(&trainer, SaveReason::Interrupt)
+        && let Err(error) = hooks.write(&trainer, SaveReason::Interrupt)
     {
         hooks.training.say(&error.to_string());
     }
     drop(hooks);
     let loaders: Vec<_> = std::iter::once(&data.train).chain(&data.validation).collect();
-    data::report_bad_samples(plan, &loaders, &run.progress)?;
+    data::report_bad_samples(plan, &loaders, run, result.is_ok())?;
     match result? {
         FitEnd::Finished | FitEnd::AlreadyFinished => {
             run.status.loop_complete()?;
@@ -181,13 +193,14 @@ fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
 }
 
 /// What later actions want to know, stored in each checkpoint.
-fn stored_facts(plan: &Plan, data: &TrainingData) -> Vec<(&'static str, Value)> {
+fn stored_facts(plan: &Plan, data: &TrainingData, world_size: usize) -> Vec<(&'static str, Value)> {
     let dataset = data.train.dataset();
     let augmentation = &plan.dataset.augmentation;
     let mut facts = vec![
         ("mean", Value::List(augmentation.mean.iter().copied().map(Value::Float).collect())),
         ("std", Value::List(augmentation.std.iter().copied().map(Value::Float).collect())),
         ("data_digest", Value::str(dataset.digest())),
+        ("images_per_batch", Value::Int(images_per_batch(plan, world_size))),
         ("mae_version", Value::str(env!("CARGO_PKG_VERSION"))),
     ];
     if plan.train.stage == Stage::Finetune {
@@ -260,20 +273,60 @@ fn schedule(plan: &Plan, batches: u64) -> LrSchedule {
     }
 }
 
-/// Every rank must see the same images in the same order.
-fn agree_on_the_data(data: &TrainingData, trainer: &Trainer<'_>) -> Result<()> {
-    let digest = data.train.dataset().digest();
-    let digests = trainer.collective.gather_bytes(digest.as_bytes())?;
-    match digests.iter().position(|other| other != digest.as_bytes()) {
-        None => Ok(()),
-        Some(rank) => Err(Error::Classes {
-            problem: format!(
-                "rank {} and rank {rank} see different training images in {}",
-                trainer.collective.rank(),
-                data.train.dataset().source()
-            ),
-            help: "give all nodes the same files".into(),
-        }),
+/// Every rank must see the same images in the same order, and start from the same place.
+fn agree(
+    plan: &Plan,
+    data: &TrainingData,
+    resume: &Option<(PathBuf, CheckpointContents)>,
+    group: &dyn Collective,
+) -> Result<()> {
+    if group.world_size() == 1 {
+        return Ok(());
+    }
+    agreement::on_the_data("dataset.train_data_sources", data.train.dataset(), group)?;
+    if let Some(validation) = &data.validation {
+        agreement::on_the_data("dataset.val_data_sources", validation.dataset(), group)?;
+    }
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let start = resume.as_ref().map_or("nothing to resume from".to_owned(), |(path, _)| name(path));
+    let help = "results_dir must be a folder that all machines share";
+    let key = format!("the checkpoint to resume from in {}", plan.results_dir().display());
+    agreement::on_the_facts("the same start", &[(key, start)], help, group)
+}
+
+/// Images of one batch on all ranks together.
+fn images_per_batch(plan: &Plan, world_size: usize) -> i64 {
+    (plan.batch_size() * world_size) as i64
+}
+
+/// A checkpoint of another number of ranks, or another batch size: goes on at the same image of the epoch's order.
+fn rescale(plan: &Plan, contents: &CheckpointContents, trainer: &mut Trainer<'_>, run: &Run) {
+    let stored = contents.extra.as_ref().and_then(|extra| extra.get("images_per_batch"));
+    let Some(before) = stored.and_then(Value::as_i64).filter(|images| *images > 0) else { return };
+    let now = images_per_batch(plan, trainer.collective.world_size());
+    if before == now {
+        return;
+    }
+    let again = trainer.rescale(before as u64, now as u64);
+    let mut text = format!("note: a batch had {before} images on all processes together, and has {now} now");
+    if again > 0 {
+        text.push_str(&format!("; {again} images of this epoch are seen a second time"));
+    }
+    run.progress.say(&text);
+}
+
+/// Where in the training the other processes were lost.
+fn in_step(error: Error, trainer: &Trainer<'_>, batches: u64) -> Error {
+    if !matches!(error, Error::Core(mae_core::Error::Collective(_))) {
+        return error;
+    }
+    let cursor = trainer.cursor();
+    Error::InStep {
+        source: Box::new(error),
+        epoch: cursor.epoch,
+        batch: (cursor.batch + 1).min(batches),
+        batches,
+        step: cursor.step,
     }
 }
 
@@ -312,6 +365,10 @@ struct TrainHooks<'r> {
     preview: Option<Batch>,
     waited: Rc<Cell<Duration>>,
     world_size: usize,
+    /// Seconds to wait for the other processes: in the first step and for checkpoints, and else.
+    timeouts: (usize, usize),
+    /// Whether the first step is done.
+    settled: bool,
     num_epochs: usize,
     batches: usize,
 }
@@ -320,6 +377,17 @@ impl TrainHooks<'_> {
     fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<()> {
         if let Some(events) = &mut self.events {
             events.scalar(tag, step.saturating_sub(1) as i64, value)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the state, on the first process.
+    fn write(&mut self, trainer: &Trainer<'_>, reason: SaveReason) -> Result<()> {
+        if self.run.is_first() {
+            let path = self.checkpoints.save(trainer, reason)?;
+            if reason == SaveReason::Interrupt {
+                self.training.say(&format!("Saved {}; the same command goes on from there", path.display()));
+            }
         }
         Ok(())
     }
@@ -333,6 +401,10 @@ impl Hooks<Error> for TrainHooks<'_> {
 
     fn batch_done(&mut self, report: &StepReport) -> Result<Control> {
         let outcome = report.outcome;
+        if !self.settled {
+            self.settled = true;
+            self.run.set_timeout(self.timeouts.1)?;
+        }
         self.training.step(&Step {
             loss: outcome.loss,
             lr: outcome.lr,
@@ -392,14 +464,14 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn save(&mut self, trainer: &Trainer<'_>, reason: SaveReason) -> Result<()> {
-        if self.run.is_first() {
-            let path = self.checkpoints.save(trainer, reason)?;
-            if reason == SaveReason::Interrupt {
-                self.training.say(&format!("Saved {}; the same command goes on from there", path.display()));
-            }
+        agreement::on_the_weights(&trainer.model.params, trainer.cursor().step, trainer.collective)?;
+        // Only the first process writes, which may take a while.
+        if !self.run.is_first() {
+            self.run.set_timeout(self.timeouts.0)?;
         }
+        self.write(trainer, reason)?;
         // Nobody goes on before the file is there: a rank that dies next can then be restarted from it.
         trainer.collective.barrier()?;
-        Ok(())
+        Ok(self.run.set_timeout(self.timeouts.1)?)
     }
 }

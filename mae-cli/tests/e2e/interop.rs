@@ -19,7 +19,7 @@ use tch::{Device, Tensor};
 
 use crate::common::{Sandbox, contents, goldens, results_csv, status_lines, workspace};
 
-fn python() -> Option<PathBuf> {
+pub fn python() -> Option<PathBuf> {
     match std::env::var_os("MAE_PYTHON") {
         Some(python) => Some(PathBuf::from(python)),
         None if std::env::var("CI").as_deref() == Ok("true") => {

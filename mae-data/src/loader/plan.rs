@@ -117,6 +117,31 @@ mod tests {
         }
     }
 
+    /// ImageNet on 4,096 ranks: no image twice, none lost but those of the last incomplete batch; a run that is resumed
+    /// at any step, on half as many ranks, goes on with the same images.
+    #[test]
+    fn four_thousand_ranks_share_an_epoch() {
+        let (images, batch, world) = (1_281_167, 64, 4096);
+        // The order is the same on all ranks: one plan stands for all, with its rank changed.
+        let mut plan = Plan::new(images, 7, &options(batch, 0, world, true));
+        let mut half = Plan::new(images, 7, &options(2 * batch, 0, world / 2, true));
+        let mut seen = vec![false; images];
+        for step in 0..plan.steps() {
+            for rank in 0..world {
+                (plan.rank, half.rank) = (rank, rank / 2);
+                let part = plan.batch(step);
+                assert_eq!((part.samples.len(), part.valid), (batch, batch));
+                for &sample in &part.samples {
+                    assert!(!std::mem::replace(&mut seen[sample], true), "image {sample} came twice");
+                }
+                let resumed = half.batch(step).samples;
+                assert_eq!(resumed[rank % 2 * batch..][..batch], part.samples, "step {step}, rank {rank}");
+            }
+        }
+        let lost = seen.iter().filter(|seen| !**seen).count();
+        assert_eq!(lost, images % (batch * world));
+    }
+
     #[test]
     fn epochs_differ_and_repeat() {
         let order = |epoch| Plan::new(50, epoch, &options(50, 0, 1, false)).batch(0).samples;

@@ -32,7 +32,7 @@ macro_rules! opaque {
         }
     )*};
 }
-opaque!(MaeStore, MaeProcessGroup, MaeWork);
+opaque!(MaeStore, MaeProcessGroup, MaeWork, MaeReducer);
 
 unsafe extern "C" {
     fn mae_dist_error() -> *const c_char;
@@ -116,6 +116,18 @@ unsafe extern "C" {
         input: *mut C_tensor,
         out: *mut *mut MaeWork,
     ) -> c_int;
+
+    pub(super) fn mae_dist_reducer_new(
+        group: *mut MaeProcessGroup,
+        parameters: *const *mut C_tensor,
+        count: usize,
+        bucket_bytes: usize,
+        first_bucket_bytes: usize,
+        out: *mut *mut MaeReducer,
+    ) -> c_int;
+    pub(super) fn mae_dist_reducer_prepare(reducer: *mut MaeReducer, loss: *mut C_tensor) -> c_int;
+    pub(super) fn mae_dist_backward(loss: *mut C_tensor) -> c_int;
+    pub(super) fn mae_dist_reducer_free(reducer: *mut MaeReducer);
 
     pub(super) fn mae_dist_work_wait(work: *mut MaeWork) -> c_int;
     pub(super) fn mae_dist_work_free(work: *mut MaeWork);

@@ -3,6 +3,7 @@
 //! - [`Store`]: the key-value store where the processes of a group find each other.
 //! - [`ProcessGroup`]: the processes that compute together, and the collective operations among them.
 //! - [`Work`]: an operation that is under way, and the tensor it will give back.
+//! - [`Reducer`]: averages gradients while the backward pass still runs.
 //!
 //! This is the crate's one module with `unsafe`: `native/c10d.cpp` holds the C++ side, where every
 //! exception becomes an error value. A call that fails names its operation, rank and host
@@ -12,10 +13,12 @@
 
 mod ffi;
 mod process_group;
+mod reducer;
 mod store;
 mod work;
 
 pub use process_group::{GlooOptions, ProcessGroup, ReduceOp};
+pub use reducer::Reducer;
 pub use store::{Store, StoreRole, TcpStoreOptions};
 pub use work::Work;
 

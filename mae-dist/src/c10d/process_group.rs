@@ -250,6 +250,14 @@ impl ProcessGroup {
         self.check("abort", code)
     }
 
+    pub(super) fn as_ptr(&self) -> *mut ffi::MaeProcessGroup {
+        self.handle.as_ptr()
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// An error of this rank for a computation on tensors around an operation.
     pub(crate) fn tensor_error(&self, operation: &'static str, error: &tch::TchError) -> DistError {
         self.identity.error(operation, NativeError { kind: ffi::ErrorKind::Torch, text: reason(error) })

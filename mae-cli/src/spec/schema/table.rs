@@ -233,6 +233,12 @@ section! {
         mask_ratio: f64 => Leaf::float(0.75).limit(Limit::Within(0.0, 1.0));
         /// Largest norm of the gradient; null does not clip.
         clip_grad_norm: Option<f64> => Leaf::optional_float().limit(Limit::Above(0.0)).extension().example("1.0");
+        /// Seconds that the processes of a run may take to find each other, to do their first step, and to wait for a checkpoint.
+        init_timeout: usize => Leaf::int(600).min(1.0).extension();
+        /// Seconds after the first step in which a process must take part in what all do, before it counts as lost.
+        comm_timeout: usize => Leaf::int(120).min(1.0).extension();
+        /// How often a training on several processes is started again from its last checkpoint after one of them failed.
+        max_restarts: usize => Leaf::int(0).min(0.0).extension();
     }
 }
 
