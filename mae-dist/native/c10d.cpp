@@ -187,6 +187,18 @@ int mae_dist_process_group_gloo_new(MaeStore* store, int rank, int world_size, i
   });
 }
 
+// The function of native/nccl.cpp, which is in a library of its own.
+using AttachNccl = const char* (*)(c10d::ProcessGroup*, c10::intrusive_ptr<c10d::Store>*, int, int, int, int64_t);
+
+int mae_dist_process_group_attach_nccl(MaeProcessGroup* group, MaeStore* store, void* attach, int device,
+                                       int64_t timeout_ms) {
+  return mae_dist_guard([&] {
+    const char* error = reinterpret_cast<AttachNccl>(attach)(group->group.get(), &store->store, group->group->getRank(),
+                                                             group->group->getSize(), device, timeout_ms);
+    TORCH_CHECK(error == nullptr, error);
+  });
+}
+
 void mae_dist_process_group_free(MaeProcessGroup* group) {
   mae_dist_guard([&] { delete group; });
 }

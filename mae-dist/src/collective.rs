@@ -15,7 +15,7 @@ use std::time::Duration;
 use mae_core::engine::{Collective, CollectiveError};
 use tch::{Device, Kind, Tensor};
 
-use crate::c10d::{GlooOptions, ProcessGroup, ReduceOp, Reducer, Store, StoreRole, TcpStoreOptions};
+use crate::c10d::{GlooOptions, Nccl, ProcessGroup, ReduceOp, Reducer, Store, StoreRole, TcpStoreOptions};
 use crate::env::Worker;
 use crate::error::{DistError, Failure};
 use bucket::Buckets;
@@ -32,6 +32,8 @@ pub struct GlooCollectiveOptions {
     pub report_timeout: Duration,
     /// Bytes that are averaged in one operation.
     pub bucket_bytes: usize,
+    /// The CUDA device of this process, whose tensors NCCL then serves.
+    pub cuda: Option<usize>,
 }
 
 impl Default for GlooCollectiveOptions {
@@ -42,6 +44,7 @@ impl Default for GlooCollectiveOptions {
             timeout: Duration::from_secs(300),
             report_timeout: Duration::from_secs(3),
             bucket_bytes: 25 << 20,
+            cuda: None,
         }
     }
 }
@@ -56,6 +59,8 @@ pub struct GlooCollective {
     state: RefCell<State>,
     buckets: RefCell<Buckets>,
     members: Members,
+    /// Where tensors may be, besides main memory.
+    device: Device,
     rank: usize,
     world_size: usize,
 }
@@ -110,11 +115,21 @@ impl GlooCollective {
                 threads: 2,
             },
         )?;
+        if let Some(device) = options.cuda {
+            let nccl = Nccl::load().map_err(|reason| DistError::Nccl { reason })?;
+            group.attach_nccl(
+                &nccl,
+                attempt.as_ref().unwrap_or(&store),
+                device,
+                options.rendezvous_timeout,
+            )?;
+        }
         group.barrier()?;
         group.set_timeout(options.timeout)?;
         Ok(Self {
             state: RefCell::new(State::Open { reducer: None, group }),
             buckets: RefCell::new(Buckets::new(options.bucket_bytes)),
+            device: options.cuda.map_or(Device::Cpu, Device::Cuda),
             members,
             rank: worker.rank,
             world_size: worker.world_size,
@@ -176,7 +191,11 @@ impl GlooCollective {
         })
     }
 
-    /// Refuses tensors that gloo cannot take, before anything is sent.
+    fn reaches(&self, device: Device) -> bool {
+        device == Device::Cpu || device == self.device
+    }
+
+    /// Refuses tensors that the backends cannot take, before anything is sent.
     fn check_tensors(
         &self,
         operation: &'static str,
@@ -185,7 +204,7 @@ impl GlooCollective {
         takes: impl Fn(Kind) -> bool,
     ) -> Result<(), CollectiveError> {
         let wrong =
-            |tensor: &Tensor| !tensor.defined() || tensor.device() != Device::Cpu || !takes(tensor.kind());
+            |tensor: &Tensor| !tensor.defined() || !self.reaches(tensor.device()) || !takes(tensor.kind());
         match tensors.iter().position(wrong) {
             None => Ok(()),
             Some(index) => {
@@ -255,7 +274,12 @@ impl Collective for GlooCollective {
     fn average(&self, tensors: &mut [Tensor]) -> Result<(), CollectiveError> {
         const OPERATION: &str = "all_reduce";
         let floating = |kind| matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
-        self.check_tensors(OPERATION, tensors, "a floating tensor in main memory", floating)?;
+        self.check_tensors(
+            OPERATION,
+            tensors,
+            "a floating tensor in main memory or on this rank's device",
+            floating,
+        )?;
         self.run(OPERATION, |group| self.buckets.borrow_mut().average(group, tensors))
     }
 
@@ -274,7 +298,7 @@ impl Collective for GlooCollective {
 
     fn broadcast(&self, tensors: &mut [Tensor]) -> Result<(), CollectiveError> {
         const OPERATION: &str = "broadcast";
-        self.check_tensors(OPERATION, tensors, "a tensor in main memory", |_| true)?;
+        self.check_tensors(OPERATION, tensors, "a tensor in main memory or on this rank's device", |_| true)?;
         self.check_alike(OPERATION, tensors)?;
         let bytes = self.buckets.borrow().bytes();
         self.run(OPERATION, |group| group.broadcast_coalesced(tensors, bytes, 0))

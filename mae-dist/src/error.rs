@@ -108,6 +108,15 @@ pub enum DistError {
         /// The last line it wrote to standard error, if any.
         last_line: String,
     },
+    /// The library for several CUDA devices cannot be loaded.
+    #[error(
+        "several processes on CUDA devices need libmae_nccl.so, which cannot be loaded: {reason}; build mae where the \
+         headers of CUDA and NCCL are (docs/distributed.md), or set device=cpu"
+    )]
+    Nccl {
+        /// What the loader said of each place.
+        reason: String,
+    },
     /// A tensor that the operation cannot take.
     #[error("{operation}: tensor {index}: expected {expected}, found {found}")]
     Tensor {

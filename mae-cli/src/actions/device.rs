@@ -43,14 +43,6 @@ pub(super) fn choose(plan: &Plan, local_rank: usize, progress: &Progress) -> Res
     }
 }
 
-/// The error for several processes on CUDA devices.
-pub(super) fn no_nccl() -> Error {
-    Error::Device {
-        problem: "several processes on CUDA devices need NCCL, which this version does not have".into(),
-        help: "set device=cpu, or start one process".into(),
-    }
-}
-
 fn driver_is_there() -> bool {
     Path::new("/proc/driver/nvidia/version").exists()
 }

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{IsTerminal as _, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
+use mae_dist::c10d::Nccl;
 use mae_dist::{DistError, Ended, Environment, Line, LocalLauncher, NodeLauncher, Role, Stream};
 use tch::{Cuda, Device};
 
@@ -66,7 +67,8 @@ pub(super) fn place(plan: &Plan) -> Result<Placement> {
                 help: format!("set {}.num_gpus={gpus}, or device=cpu", plan.action().name()),
             });
         }
-        return Err(device::no_nccl());
+        // Said once, before each worker finds out.
+        Nccl::load().map_err(|reason| DistError::Nccl { reason })?;
     }
     Ok(Placement::Workers(Box::new(launcher(plan, workers, node)?)))
 }

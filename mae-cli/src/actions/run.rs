@@ -144,9 +144,6 @@ impl Run {
             return Ok((device::choose(plan, 0, progress)?, Rc::new(SingleProcess), None));
         };
         let device = device::choose(plan, worker.local_rank, progress)?;
-        if device != Device::Cpu && worker.world_size > 1 {
-            return Err(device::no_nccl());
-        }
         if worker.world_size > 1 && plan.train.distributed_strategy == DistributedStrategy::Fsdp {
             return Err(no_fsdp());
         }
@@ -155,6 +152,10 @@ impl Run {
         let options = GlooCollectiveOptions {
             rendezvous_timeout: patience,
             timeout: patience,
+            cuda: match device {
+                Device::Cuda(index) if worker.world_size > 1 => Some(index),
+                _ => None,
+            },
             ..GlooCollectiveOptions::default()
         };
         let group = Rc::new(GlooCollective::connect(worker, &options)?);

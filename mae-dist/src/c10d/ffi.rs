@@ -1,6 +1,6 @@
 //! The functions of `native/c10d.cpp`, as they are.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use torch_sys::C_tensor;
 
@@ -85,6 +85,13 @@ unsafe extern "C" {
         address: *const c_char,
         threads: c_int,
         out: *mut *mut MaeProcessGroup,
+    ) -> c_int;
+    pub(super) fn mae_dist_process_group_attach_nccl(
+        group: *mut MaeProcessGroup,
+        store: *mut MaeStore,
+        attach: *mut c_void,
+        device: c_int,
+        timeout_ms: i64,
     ) -> c_int;
     pub(super) fn mae_dist_process_group_free(group: *mut MaeProcessGroup);
     pub(super) fn mae_dist_process_group_abort(group: *mut MaeProcessGroup) -> c_int;
