@@ -57,6 +57,13 @@ std::vector<at::Tensor> to_vector(at::Tensor* const* tensors, size_t count) {
   return vector;
 }
 
+// The reducer warns once that no parameter is unused, which is why its buckets never change (see mae_dist_reducer_new),
+// and once when a gradient has the strides of another memory format, which costs a copy. Neither is for a user.
+struct Quiet : c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
+Quiet quiet;
+
 // Mirrored by `ReduceOp` in src/c10d/process_group.rs.
 c10d::ReduceOp to_reduce_op(int op) {
   switch (op) {
@@ -280,6 +287,7 @@ int mae_dist_reducer_new(MaeProcessGroup* group, at::Tensor* const* parameters, 
 // The next backward pass, which starts at `loss`, averages the gradients.
 int mae_dist_reducer_prepare(MaeReducer* reducer, at::Tensor* loss) {
   return mae_dist_guard([&] {
+    c10::WarningUtils::WarningHandlerGuard guard(&quiet);
     reducer->reducer->prepare_for_forward();
     reducer->reducer->prepare_for_backward({*loss});
   });
@@ -287,7 +295,10 @@ int mae_dist_reducer_prepare(MaeReducer* reducer, at::Tensor* loss) {
 
 // Like at::Tensor::backward, with the class of the exception kept.
 int mae_dist_backward(at::Tensor* loss) {
-  return mae_dist_guard([&] { loss->backward(); });
+  return mae_dist_guard([&] {
+    c10::WarningUtils::WarningHandlerGuard guard(&quiet);
+    loss->backward();
+  });
 }
 
 void mae_dist_reducer_free(MaeReducer* reducer) {

@@ -289,7 +289,7 @@ fn within_the_limit(loader: &Loader, bad: &[BadSample]) -> Result<()> {
 /// The bad samples of all processes, each once, by index.
 fn gather_bad_samples(own: &[BadSample], run: &Run) -> Result<Vec<BadSample>> {
     type Row = (u64, String, String, bool);
-    let failed = |error: serde_json::Error| mae_core::engine::CollectiveError {
+    let failed = |error: serde_json::Error| engine::CollectiveError {
         operation: "gather of the unreadable images",
         rank: run.collective().rank(),
         reason: error.to_string(),

@@ -186,6 +186,7 @@ impl Plan {
         const OWN: [&str; 6] =
             ["results_dir", "_data_sources", "cache_dir", "gpu_ids", "gpu_id", "num_workers_per_gpu"];
         schema::leaves()
+            .into_iter()
             .filter(|(path, ..)| !OWN.iter().any(|end| path.ends_with(end)))
             .filter_map(|(path, ..)| {
                 let value = select(&self.resolved, &path)?.value.shown();

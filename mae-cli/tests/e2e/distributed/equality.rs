@@ -59,7 +59,7 @@ fn finetuning_on_two_and_four_ranks() {
 #[test]
 fn pretraining_on_two_and_four_ranks() {
     let sandbox = Sandbox::new().with_specs().with_images(16, 1);
-    equal(&sandbox, "pretrain.yaml train.num_epochs=3 train.optim.lr=0.0002", 8, &[2, 4], 1e-5);
+    equal(&sandbox, "pretrain.yaml train.num_epochs=3 train.optim.lr=0.00002", 8, &[2, 4], 1e-5);
 }
 
 /// Accumulation, clipping by the norm over all parameters, frozen ones, and a validation set that does not divide.

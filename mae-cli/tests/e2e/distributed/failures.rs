@@ -110,7 +110,7 @@ fn an_interrupt_ends_all_ranks_after_the_same_step() {
 /// Two nodes on this machine, of which the second is started with other words or another working folder.
 fn two_nodes(sandbox: &Sandbox, first: &str, second: &str) -> [(Option<i32>, String); 2] {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let runs = [first, second].iter().enumerate().map(|(node, words)| {
+    let runs = [first, second].into_iter().enumerate().map(|(node, words)| {
         let mut command = sandbox.command(&words.split_whitespace().collect::<Vec<_>>());
         super::launchers::node(&mut command, node, 2, "127.0.0.1", port);
         sandbox.start_command(&format!("node{node}"), command)
