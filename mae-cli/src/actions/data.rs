@@ -79,7 +79,9 @@ pub(super) fn augmentation(plan: &Plan) -> Augmentation {
 /// Batches in the order of the names, each sample once: validation, evaluation, inference.
 pub(super) fn in_order(plan: &Plan, dataset: Arc<Dataset>, run: &Run) -> Result<Loader> {
     let mut pipeline = Pipeline::evaluate(&augmentation(plan))?;
-    if plan.compat == Compat::Tao {
+    if let Some(share) = plan.dataset.augmentation.crop_pct {
+        pipeline = pipeline.with_crop_rule(CropRule::Share(share));
+    } else if plan.compat == Compat::Tao {
         let finetune = plan.train.stage == Stage::Finetune && plan.action() != crate::spec::Action::Inference;
         pipeline = pipeline.with_crop_rule(CropRule::Tao { finetune });
     }

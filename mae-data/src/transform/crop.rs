@@ -4,7 +4,7 @@ use super::resample::Window;
 use crate::rng::KeyedRng;
 
 /// How much larger than the input the shorter side is made before the centre crop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum CropRule {
     /// 256/224 for inputs up to 224 pixels, no margin for larger ones; the same for every action.
     #[default]
@@ -14,14 +14,17 @@ pub enum CropRule {
         /// Whether the action is validation or test of fine-tuning.
         finetune: bool,
     },
+    /// This share for every size; 1 keeps the whole shorter side. timm calls it `crop_pct`.
+    Share(f64),
 }
 
 impl CropRule {
     /// The share of the resized image's side that the crop keeps, for an input of `size` pixels.
     pub fn crop_pct(self, size: usize) -> f64 {
         let margin = match self {
+            Self::Share(share) => return share,
             Self::Tao { finetune: true } => size < 224,
-            _ => size <= 224,
+            Self::Tao { finetune: false } | Self::Uniform => size <= 224,
         };
         if margin { 224.0 / 256.0 } else { 1.0 }
     }

@@ -144,6 +144,8 @@ fn one_rule_decides_the_crop_unless_tao_is_asked_for() {
         assert_eq!(frame(size, CropRule::Tao { finetune: false }), expected);
     }
     assert_eq!(frame(224, CropRule::Tao { finetune: true }), (280, 224));
+    assert_eq!(frame(64, CropRule::Share(1.0)), (80, 64), "the whole width is kept");
+    assert_eq!(frame(64, CropRule::Share(0.5)), (160, 128));
 }
 
 #[test]

@@ -167,6 +167,8 @@ section! {
         re_prob: f64 => Leaf::float(0.0).limit(Limit::Between(0.0, 1.0));
         /// Resampling of the finetune training crop.
         interpolation: Interpolation => Leaf::text("bilinear").options(&["bilinear", "bicubic", "random"]);
+        /// Share of the side that the centre crop of validation, evaluation and inference keeps; null is TAO's rule: 0.875 up to 224 pixels, else 1.
+        crop_pct: Option<f64> => Leaf::optional_float().limit(Limit::Between(0.1, 1.0)).extension().example("1.0");
         /// Label smoothing (finetune).
         smoothing: f64 => Leaf::float(0.1).limit(Limit::Between(0.0, 1.0));
         /// Strength of colour jitter; without effect while auto_aug is set.
