@@ -71,10 +71,13 @@ impl Workers {
                     Stdio::piped()
                 })
                 .process_group(0);
-            // Threads that wait by spinning would take the cores of the other workers.
-            for (name, value) in
-                [("OMP_NUM_THREADS", threads.to_string()), ("OMP_WAIT_POLICY", "passive".into())]
-            {
+            // Threads that wait by spinning would take the cores of the other workers. Warnings of libtorch's sockets say
+            // nothing that our errors do not.
+            for (name, value) in [
+                ("OMP_NUM_THREADS", threads.to_string()),
+                ("OMP_WAIT_POLICY", "passive".into()),
+                ("TORCH_CPP_LOG_LEVEL", "ERROR".into()),
+            ] {
                 if std::env::var_os(name).is_none() {
                     command.env(name, value);
                 }

@@ -86,8 +86,8 @@ fn a_restart_finishes_as_if_nothing_had_happened() {
 
 #[test]
 fn an_interrupt_ends_all_ranks_after_the_same_step() {
-    let sandbox = Sandbox::new().with_specs().with_images(16, 1);
-    let two = "train -e finetune.yaml train.num_gpus=2 dataset.batch_size=2 train.num_epochs=2";
+    let sandbox = Sandbox::new().with_specs().with_images(4, 1);
+    let two = "train -e finetune.yaml train.num_gpus=2 dataset.batch_size=2 train.num_epochs=4";
     let words = |results: &str| format!("{two} results_dir={results}");
     let words_of = |results: &str| words(results).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     sandbox.mae(&words("whole")).passed();
@@ -102,7 +102,7 @@ fn an_interrupt_ends_all_ranks_after_the_same_step() {
     assert_eq!(run.wait().code(), Some(4), "{}", run.log());
     assert!(run.log().contains("the same command goes on from there"), "{}", run.log());
     assert!(!run.log().contains("error:"), "{}", run.log());
-    assert!(contents(&latest(&sandbox, "parts")).global_step < 80);
+    assert!(contents(&latest(&sandbox, "parts")).global_step < 40);
     sandbox.mae(&words("parts")).passed();
     assert_same(&latest(&sandbox, "whole"), &latest(&sandbox, "parts"));
 }
