@@ -6,6 +6,7 @@
 
 use crate::spec::schema::{self, Found};
 use crate::spec::{self, Action, Kind};
+use crate::tool_args::{Bench, BenchLimits, DataTool};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -36,6 +37,18 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
+    /// Look at images, check them, pack them anew, divide them
+    Data {
+        /// The tool
+        #[command(subcommand)]
+        tool: DataTool,
+    },
+    /// Measure speed
+    Bench {
+        /// What is measured
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Write a spec file with every default
     DefaultSpecs {
         /// Only `results_dir=FOLDER` has a meaning here
@@ -62,7 +75,7 @@ pub struct Overrides {
 }
 
 /// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Request {
     /// An action with a spec file.
     Run {
@@ -91,6 +104,17 @@ pub enum Request {
         /// Overrides in order; `results_dir=` is the one that matters.
         overrides: Vec<String>,
     },
+    /// `data`.
+    Data(DataTool),
+    /// `bench loader`.
+    BenchLoader {
+        /// The spec file.
+        spec: PathBuf,
+        /// Overrides in order.
+        overrides: Vec<String>,
+        /// How long and how.
+        limits: BenchLimits,
+    },
 }
 
 impl Args {
@@ -105,6 +129,11 @@ impl Args {
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
+            Command::Data { tool } => return Ok(Request::Data(tool)),
+            Command::Bench { what: Bench::Loader { overrides, limits } } => {
+                let spec = self.spec.ok_or_else(|| no_spec("bench loader"))?;
+                return Ok(Request::BenchLoader { spec, overrides, limits });
+            }
         };
         match self.spec {
             Some(spec) => Ok(match given {
@@ -113,19 +142,19 @@ impl Args {
                 }
                 Overrides { overrides, .. } => Request::Run { action, spec, overrides },
             }),
-            None => Err(spec::Error::new(
-                Kind::Usage,
-                format!(
-                    "The subtask `{}` requires the following argument: -e/--experiment_spec_file",
-                    action.name()
-                ),
-            )
-            .remedy(format!(
-                "mae {} -e spec.yaml; `mae default_specs results_dir=specs` writes a spec to start from",
-                action.name()
-            ))),
+            None => Err(no_spec(action.name())),
         }
     }
+}
+
+fn no_spec(command: &str) -> spec::Error {
+    spec::Error::new(
+        Kind::Usage,
+        format!("The subtask `{command}` requires the following argument: -e/--experiment_spec_file"),
+    )
+    .remedy(format!(
+        "mae {command} -e spec.yaml; `mae default_specs results_dir=specs` writes a spec to start from"
+    ))
 }
 
 /// Parses a command line, the program's name first.

@@ -2,6 +2,7 @@
 //!
 //! - [`actions`]: one file an action.
 //! - [`args`]: what the user typed.
+//! - [`tool_args`]: the same for what TAO does not have.
 //! - [`spec`]: what the user wants, as a checked, typed plan.
 //! - [`error`]: what ends a run early, and its exit code.
 //! - [`report`]: what the user sees and what a run leaves behind: progress, `status.json`, TensorBoard, `results.csv`.
@@ -11,3 +12,4 @@ pub mod args;
 pub mod error;
 pub mod report;
 pub mod spec;
+pub mod tool_args;

@@ -3,12 +3,14 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use mae_cli::actions::{self, End};
+use mae_cli::actions::{self, End, ToolEnd};
 use mae_cli::args::{self, Request};
 use mae_cli::error::Error;
 use mae_cli::spec::interpolation::Context;
-use mae_cli::spec::{self, Plan};
+use mae_cli::spec::{self, Action, Plan};
 
+/// The exit code of a check that found wrong data.
+const WRONG_DATA: u8 = 3;
 /// The exit code of a run that was interrupted.
 const INTERRUPTED: u8 = 4;
 
@@ -65,6 +67,22 @@ fn run(request: Request) -> Result<u8, Error> {
             let env = |name: &str| std::env::var(name).ok();
             let context = Context { env: &env, spec_name: &spec_name, action: action.name() };
             print(&composed.show(resolve.then_some(&context), package.as_deref())?);
+            Ok(0)
+        }
+        Request::Data(tool) => match actions::data_tool(&tool)? {
+            ToolEnd::Done(text) => {
+                print(&text);
+                Ok(0)
+            }
+            ToolEnd::Wrong(text) => {
+                print(&text);
+                Ok(WRONG_DATA)
+            }
+            ToolEnd::Interrupted => Ok(INTERRUPTED),
+        },
+        Request::BenchLoader { spec, overrides, limits } => {
+            let plan = Plan::load(&spec, &overrides, Action::Train)?;
+            print(&actions::bench_loader(&plan, &limits)?);
             Ok(0)
         }
         Request::DefaultSpecs { overrides } => {

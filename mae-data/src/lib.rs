@@ -7,8 +7,9 @@
 //! | [`transform`] | crop, resize, flip, normalise |
 //! | [`augment`] | policies, colour jitter, random erasing, mixup and CutMix |
 //! | [`loader`] | (seed, epoch, batch) to batches: order, threads, prefetch |
+//! | [`tools`] | a data set looked at, packed anew, divided |
 //!
-//! Nothing here knows of models or of libtorch: a [`Batch`] owns plain `f32` and `i64` buffers with their shape.
+//! Nothing here knows of models or of libtorch: a [`Batch`] owns plain buffers with their shape.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), mae_data::Error> {
@@ -35,10 +36,11 @@ pub mod source;
 mod sys;
 #[cfg(test)]
 mod testing;
+pub mod tools;
 pub mod transform;
 
 pub use augment::{Augmentation, Interpolation, Mixup, MixupMode};
 pub use error::Error;
-pub use loader::{BadSample, Batch, EpochIter, Loader, LoaderOptions};
+pub use loader::{BadSample, Batch, EpochIter, Images, Loader, LoaderOptions, Meter};
 pub use source::{Dataset, Layout, OpenOptions, OpenProgress};
 pub use transform::{CropRule, Pipeline};

@@ -18,6 +18,8 @@ pub enum Purpose {
     Mixup = 3,
     /// Which image stands in for an unreadable one; `index` is the unreadable one, `epoch` is 0.
     Replace = 4,
+    /// Which images of a class go to which part of a divided data set; `index` is the class, `epoch` is 0.
+    Split = 5,
 }
 
 /// One keyed stream of random numbers.

@@ -6,14 +6,13 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mae_core::engine::{self, Data};
+use mae_core::engine::{self, Collective, Data};
 use mae_data::{
-    Augmentation, BadSample, CropRule, Dataset, Interpolation, Layout, Loader, LoaderOptions, Mixup,
-    MixupMode, OpenOptions, Pipeline,
+    Augmentation, CropRule, Dataset, Images, Interpolation, Layout, Loader, LoaderOptions, Mixup, MixupMode,
+    OpenOptions, Pipeline,
 };
-use tch::{Device, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
-use super::Run;
 use crate::error::{Error, Result};
 use crate::report::progress::{Progress, Task};
 use crate::spec::Plan;
@@ -77,7 +76,12 @@ pub(super) fn augmentation(plan: &Plan) -> Augmentation {
 }
 
 /// Batches in the order of the names, each sample once: validation, evaluation, inference.
-pub(super) fn in_order(plan: &Plan, dataset: Arc<Dataset>, run: &Run) -> Result<Loader> {
+pub(super) fn in_order(
+    plan: &Plan,
+    dataset: Arc<Dataset>,
+    device: Device,
+    ranks: &dyn Collective,
+) -> Result<Loader> {
     let mut pipeline = Pipeline::evaluate(&augmentation(plan))?;
     if let Some(share) = plan.dataset.augmentation.crop_pct {
         pipeline = pipeline.with_crop_rule(CropRule::Share(share));
@@ -85,18 +89,24 @@ pub(super) fn in_order(plan: &Plan, dataset: Arc<Dataset>, run: &Run) -> Result<
         let finetune = plan.train.stage == Stage::Finetune && plan.action() != crate::spec::Action::Inference;
         pipeline = pipeline.with_crop_rule(CropRule::Tao { finetune });
     }
-    let options = LoaderOptions { shuffle: false, drop_last: false, mixup: None, ..options(plan, run) };
+    let options =
+        LoaderOptions { shuffle: false, drop_last: false, mixup: None, ..options(plan, device, ranks) };
     Ok(Loader::new(dataset, pipeline, options)?)
 }
 
 /// Shuffled, augmented batches for training.
-pub(super) fn shuffled(plan: &Plan, dataset: Arc<Dataset>, run: &Run) -> Result<Loader> {
+pub(super) fn shuffled(
+    plan: &Plan,
+    dataset: Arc<Dataset>,
+    device: Device,
+    ranks: &dyn Collective,
+) -> Result<Loader> {
     let augmentation = augmentation(plan);
     let (pipeline, mixup) = match plan.train.stage {
         Stage::Pretrain => (Pipeline::pretrain(&augmentation)?, None),
         Stage::Finetune => (Pipeline::finetune(&augmentation)?, mixup(plan)),
     };
-    let options = LoaderOptions { shuffle: true, drop_last: true, mixup, ..options(plan, run) };
+    let options = LoaderOptions { shuffle: true, drop_last: true, mixup, ..options(plan, device, ranks) };
     Ok(Loader::new(dataset, pipeline, options)?)
 }
 
@@ -119,17 +129,19 @@ pub(super) fn mixup(plan: &Plan) -> Option<Mixup> {
     })
 }
 
-fn options(plan: &Plan, run: &Run) -> LoaderOptions {
+fn options(plan: &Plan, device: Device, ranks: &dyn Collective) -> LoaderOptions {
     LoaderOptions {
         batch_size: plan.batch_size(),
         seed: plan.train.seed as u64,
         threads: if plan.is_set("dataset.num_workers_per_gpu") {
             plan.dataset.num_workers_per_gpu.max(1)
         } else {
-            threads(run.local_processes())
+            threads(ranks)
         },
-        rank: run.collective().rank(),
-        world_size: run.collective().world_size(),
+        rank: ranks.rank(),
+        world_size: ranks.world_size(),
+        // A CPU that normalises is better busy in the loader's threads; to a GPU bytes are a quarter of the way.
+        bytes: device != Device::Cpu,
         max_bad_fraction: plan.dataset.max_bad_fraction,
         ..LoaderOptions::default()
     }
@@ -137,59 +149,99 @@ fn options(plan: &Plan, run: &Run) -> LoaderOptions {
 
 /// Threads of a loader when the spec does not say: the loader's own choice (0) for one process, else this one's part of
 /// the machine.
-fn threads(processes: usize) -> usize {
-    if processes == 1 {
+fn threads(ranks: &dyn Collective) -> usize {
+    if ranks.world_size() == 1 {
         return 0;
     }
+    let local = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.trim().parse().ok());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / processes).clamp(1, 16)
+    (cores / local.unwrap_or(1).max(1)).clamp(1, 16)
 }
 
-/// A loader's batch as tensors on `device`.
-pub(super) fn to_device(batch: mae_data::Batch, device: Device) -> Result<engine::Batch> {
-    let tensor = |tensor: std::result::Result<Tensor, tch::TchError>| -> Result<Tensor> {
-        tensor.and_then(|t| t.f_to_device(device)).map_err(|error| Error::Core(error.into()))
-    };
-    let shape = batch.shape.map(|side| side as i64);
-    let rows = shape[0];
-    let labels =
-        (!batch.labels.contains(&-1)).then(|| tensor(Tensor::f_from_slice(&batch.labels))).transpose()?;
-    let targets = batch
-        .targets
-        .map(|targets| tensor(Tensor::f_from_slice(&targets).and_then(|t| t.f_reshape([rows, -1]))))
-        .transpose()?;
-    Ok(engine::Batch {
-        images: tensor(Tensor::f_from_slice(&batch.images).and_then(|t| t.f_reshape(shape)))?,
-        labels,
-        targets,
-        noise: None,
-        samples: batch.samples,
-        valid: batch.valid as i64,
-    })
+/// Puts a loader's batches on a device.
+#[derive(Clone, Copy)]
+pub(super) struct Placement {
+    device: Device,
+    mean: [f32; 3],
+    std: [f32; 3],
 }
 
-/// A loader's batch as tensors on `device`, with the images that count alone: no padding, no stand-ins for images that
-/// could not be read.
-pub(super) fn counted_to_device(mut batch: mae_data::Batch, device: Device) -> Result<engine::Batch> {
-    let counts = |place: &usize| *place < batch.valid && !batch.replaced.contains(place);
-    let kept: Vec<usize> = (0..batch.samples.len()).filter(counts).collect();
-    if kept.len() < batch.samples.len() {
-        let pixels = batch.images.len() / batch.samples.len();
-        batch.images =
-            kept.iter().flat_map(|&i| &batch.images[i * pixels..(i + 1) * pixels]).copied().collect();
-        batch.labels = kept.iter().map(|&i| batch.labels[i]).collect();
-        batch.samples = kept.iter().map(|&i| batch.samples[i]).collect();
-        batch.shape[0] = kept.len();
-        batch.valid = kept.len();
+impl Placement {
+    pub(super) fn new(plan: &Plan, device: Device) -> Self {
+        let Augmentation { mean, std, .. } = augmentation(plan);
+        Self { device, mean, std }
     }
-    to_device(batch, device)
+
+    /// A batch as tensors.
+    pub(super) fn place(&self, batch: mae_data::Batch) -> Result<engine::Batch> {
+        self.tensors(batch).map_err(|error| Error::Core(error.into()))
+    }
+
+    /// A batch as tensors, with the images that count alone: no padding, no stand-ins for images that could not be
+    /// read.
+    pub(super) fn place_counted(&self, mut batch: mae_data::Batch) -> Result<engine::Batch> {
+        let counts = |place: &usize| *place < batch.valid && !batch.replaced.contains(place);
+        let kept: Vec<usize> = (0..batch.samples.len()).filter(counts).collect();
+        if kept.len() < batch.samples.len() {
+            batch.images = batch.images.select(&kept, batch.samples.len());
+            batch.labels = kept.iter().map(|&i| batch.labels[i]).collect();
+            batch.samples = kept.iter().map(|&i| batch.samples[i]).collect();
+            batch.shape[0] = kept.len();
+            batch.valid = kept.len();
+        }
+        self.place(batch)
+    }
+
+    fn tensors(&self, batch: mae_data::Batch) -> std::result::Result<engine::Batch, TchError> {
+        let shape = batch.shape.map(|side| side as i64);
+        let rows = shape[0];
+        let labels = (!batch.labels.contains(&-1)).then(|| Tensor::f_from_slice(&batch.labels));
+        let targets =
+            batch.targets.map(|targets| Tensor::f_from_slice(&targets).and_then(|t| t.f_reshape([rows, -1])));
+        let on_device = |tensor: Option<std::result::Result<Tensor, TchError>>| {
+            tensor.map(|tensor| tensor.and_then(|t| t.f_to_device(self.device))).transpose()
+        };
+        Ok(engine::Batch {
+            images: self.images(&batch.images, shape)?,
+            labels: on_device(labels)?,
+            targets: on_device(targets)?,
+            noise: None,
+            samples: batch.samples,
+            valid: batch.valid as i64,
+        })
+    }
+
+    /// `[N, 3, H, W]`, with the same bits whether the loader or the device normalises.
+    fn images(
+        &self,
+        images: &Images,
+        shape @ [n, channels, height, width]: [i64; 4],
+    ) -> std::result::Result<Tensor, TchError> {
+        let bytes = match images {
+            Images::Normalized(values) => {
+                return Tensor::f_from_slice(values)?.f_reshape(shape)?.f_to_device(self.device);
+            }
+            Images::Bytes(bytes) => Tensor::f_from_slice(bytes)?,
+        };
+        let values = bytes
+            .f_reshape([n, height, width, channels])?
+            .f_to_device(self.device)?
+            .f_permute([0, 3, 1, 2])?
+            .f_contiguous()?
+            .f_to_kind(Kind::Float)?;
+        // Tensors on the device, not numbers: CUDA multiplies by the reciprocal of a number, which rounds otherwise.
+        let each = |values: [f32; 3]| -> std::result::Result<Tensor, TchError> {
+            Tensor::f_from_slice(&values)?.f_reshape([1, 3, 1, 1])?.f_to_device(self.device)
+        };
+        values.f_div(&each([255.0; 3])?)?.f_sub(&each(self.mean)?)?.f_div(&each(self.std)?)
+    }
 }
 
 /// The data of a training.
 pub(super) struct TrainingData {
     pub(super) train: Loader,
     pub(super) validation: Option<Loader>,
-    pub(super) device: Device,
+    pub(super) placement: Placement,
     /// Time that the training waited for the loader since this was last read.
     pub(super) waited: Rc<Cell<Duration>>,
 }
@@ -201,116 +253,41 @@ impl Data<Error> for TrainingData {
 
     fn train(&mut self, epoch: u64, start: u64) -> Result<Batches<'_>> {
         let mut batches = self.train.epoch(epoch, start as usize);
-        let device = self.device;
+        let placement = self.placement;
         Ok(Box::new(std::iter::from_fn(move || {
             let asked = Instant::now();
             let batch = batches.next();
             self.waited.set(self.waited.get() + asked.elapsed());
-            Some(batch?.map_err(Error::from).and_then(|batch| to_device(batch, device)))
+            Some(batch?.map_err(Error::from).and_then(|batch| placement.place(batch)))
         })))
     }
 
     fn validation(&mut self) -> Result<Option<Batches<'_>>> {
         let Some(loader) = &self.validation else { return Ok(None) };
-        let device = self.device;
+        let placement = self.placement;
         let batches = loader.epoch(0, 0);
-        Ok(Some(Box::new(batches.map(move |batch| counted_to_device(batch?, device)))))
+        Ok(Some(Box::new(batches.map(move |batch| placement.place_counted(batch?)))))
     }
 }
 
-/// Says which images of these loaders could not be read, and leaves their list in `bad_samples.csv`.
-///
-/// With several processes, `together` says that all of them are here; the list is then that of all, and too many bad
-/// images are an error as they would be for one process. Otherwise each writes what it knows.
-pub(super) fn report_bad_samples(plan: &Plan, loaders: &[&Loader], run: &Run, together: bool) -> Result<()> {
-    let progress = &run.progress;
-    let mut bad: Vec<BadSample> = loaders.iter().flat_map(|loader| loader.bad_samples()).collect();
-    let several = run.collective().world_size() > 1;
-    let mut name = "bad_samples.csv".to_owned();
-    if several && together {
-        bad = gather_bad_samples(&bad, run)?;
-    } else if !run.is_first() {
-        name = format!("bad_samples_rank_{}.csv", run.collective().rank());
-    }
-    if bad.is_empty() {
-        return Ok(());
-    }
-    let within_limits = match several && together {
-        true => loaders.iter().try_for_each(|loader| within_the_limit(loader, &bad)),
-        false => Ok(()),
-    };
-    if several && together && !run.is_first() {
-        return within_limits;
-    }
-    let path = plan.results_dir().join(name);
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let rows = std::iter::once(["path".to_owned(), "replaced".to_owned(), "reason".to_owned()]).chain(
-        bad.iter().map(|sample| [sample.name.clone(), sample.replaced.to_string(), sample.reason.clone()]),
-    );
-    for row in rows {
-        writer.write_record(row).map_err(|error| write_error(&path, error.to_string()))?;
-    }
-    let bytes = writer.into_inner().map_err(|error| write_error(&path, error.to_string()))?;
-    super::run::write_atomically(&path, &bytes)?;
-    let count = match bad.len() {
-        1 => "1 image".to_owned(),
-        count => format!("{count} images"),
-    };
-    progress.say(&format!(
-        "{count} could not be read, or not in full, first {}: see {}",
-        bad[0].name,
-        path.display()
-    ));
-    within_limits
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Each process has counted its own bad images against the limit; here they are counted together.
-fn within_the_limit(loader: &Loader, bad: &[BadSample]) -> Result<()> {
-    let (total, max_bad_fraction) = (loader.dataset().len(), loader.options().max_bad_fraction);
-    let mine: Vec<&BadSample> = bad
-        .iter()
-        .filter(|bad| bad.replaced && (bad.index as usize) < total)
-        .filter(|bad| loader.dataset().display_path(bad.index as usize) == bad.name)
-        .collect();
-    match mine.last() {
-        Some(last) if mine.len() as f64 > (max_bad_fraction * total as f64).floor() => {
-            Err(mae_data::Error::TooManyBadSamples {
-                path: loader.dataset().source().to_owned(),
-                bad: mine.len(),
-                total,
-                max_bad_fraction,
-                name: last.name.clone(),
-                reason: last.reason.clone(),
-            }
-            .into())
+    /// What the device normalises has the bits of what the loader normalises.
+    #[test]
+    fn bytes_are_normalised_to_the_same_bits() {
+        let augmentation = Augmentation::default();
+        let placement = Placement { device: Device::Cpu, mean: augmentation.mean, std: augmentation.std };
+        let pixels: Vec<u8> = (0..2 * 16 * 24 * 3).map(|i| (i * 7 % 256) as u8).collect();
+        let normalizer = mae_data::transform::Normalizer::new(augmentation.mean, augmentation.std);
+        let mut expected = vec![0.0; pixels.len()];
+        for (pixels, out) in pixels.chunks_exact(1152).zip(expected.chunks_exact_mut(1152)) {
+            let image = mae_data::decode::RgbImage { width: 24, height: 16, data: pixels.to_vec() };
+            normalizer.apply(&image, out);
         }
-        _ => Ok(()),
+        let images = placement.images(&Images::Bytes(pixels), [2, 3, 16, 24]).unwrap();
+        assert_eq!(images.size(), [2, 3, 16, 24]);
+        assert_eq!(Vec::<f32>::try_from(images.reshape([-1])).unwrap(), expected);
     }
-}
-
-/// The bad samples of all processes, each once, by index.
-fn gather_bad_samples(own: &[BadSample], run: &Run) -> Result<Vec<BadSample>> {
-    type Row = (u64, String, String, bool);
-    let failed = |error: serde_json::Error| engine::CollectiveError {
-        operation: "gather of the unreadable images",
-        rank: run.collective().rank(),
-        reason: error.to_string(),
-    };
-    let rows: Vec<Row> =
-        own.iter().map(|bad| (bad.index, bad.name.clone(), bad.reason.clone(), bad.replaced)).collect();
-    let bytes = serde_json::to_vec(&rows).map_err(failed)?;
-    let mut all = Vec::new();
-    for part in run.collective().gather_bytes(&bytes)? {
-        all.extend(serde_json::from_slice::<Vec<Row>>(&part).map_err(failed)?);
-    }
-    all.sort();
-    all.dedup();
-    Ok(all
-        .into_iter()
-        .map(|(index, name, reason, replaced)| BadSample { index, name, reason, replaced })
-        .collect())
-}
-
-fn write_error(path: &std::path::Path, reason: String) -> Error {
-    crate::report::Error::Write { path: path.to_owned(), source: std::io::Error::other(reason) }.into()
 }

@@ -4,6 +4,8 @@ use mae_core::engine::Evaluation;
 use mae_core::ops::Precision;
 use mae_data::Layout;
 
+use super::bad_samples::BadSamples;
+use super::data::Placement;
 use super::{End, Run, agreement, classes, data, model};
 use crate::error::Result;
 use crate::report::tensorboard::EventWriter;
@@ -23,19 +25,26 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
     }
     agreement::on_the_data(key, &dataset, run.collective())?;
     let total = dataset.len();
-    let loader = data::in_order(plan, dataset, run)?;
+    let loader = data::in_order(plan, dataset, run.device, run.collective())?;
+    let placement = Placement::new(plan, run.device);
+    let mut bad = BadSamples::open(plan, run.collective().rank(), false)?;
     let mut evaluation = Evaluation::new(&model, Precision::Fp32, plan.train.seed as u64);
     let mut task = run.progress.items("Evaluating", total as u64);
     let mut done = 0;
     let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
     let result = batches.try_for_each(|batch| -> Result<()> {
-        let batch = data::counted_to_device(batch?, run.device)?;
+        let batch = placement.place_counted(batch?)?;
         evaluation.add(&batch)?;
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));
         Ok(())
     });
-    data::report_bad_samples(plan, &[&loader], run, result.is_ok() && !run.is_interrupted())?;
+    if result.is_err() || run.is_interrupted() {
+        bad.keep(&[&loader])?;
+    } else {
+        bad.gather(&[&loader], run.collective())?;
+    }
+    bad.announce(&run.progress);
     result?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);

@@ -3,6 +3,8 @@
 use mae_data::Layout;
 use tch::Kind;
 
+use super::bad_samples::BadSamples;
+use super::data::Placement;
 use super::{End, Run, agreement, data, model};
 use crate::error::{Error, Result};
 use crate::report::results_csv;
@@ -16,14 +18,16 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
     let dataset = data::open(plan, key, source, Layout::Flat, &run.progress)?;
     agreement::on_the_data(key, &dataset, run.collective())?;
     let total = dataset.len();
-    let loader = data::in_order(plan, dataset, run)?;
+    let loader = data::in_order(plan, dataset, run.device, run.collective())?;
+    let placement = Placement::new(plan, run.device);
+    let mut bad = BadSamples::open(plan, run.collective().rank(), false)?;
     let mut rows: Vec<(String, usize)> = Vec::new();
     let mut task = run.progress.items("Classifying", total as u64);
     let mut done = 0;
     let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
     let result = batches.try_for_each(|batch| -> Result<()> {
         // An image that could not be read has no class; bad_samples.csv names it.
-        let batch = data::counted_to_device(batch?, run.device)?;
+        let batch = placement.place_counted(batch?)?;
         if batch.valid == 0 {
             return Ok(());
         }
@@ -40,7 +44,12 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
         task.at(done.min(total as u64));
         Ok(())
     });
-    data::report_bad_samples(plan, &[&loader], run, result.is_ok() && !run.is_interrupted())?;
+    if result.is_err() || run.is_interrupted() {
+        bad.keep(&[&loader])?;
+    } else {
+        bad.gather(&[&loader], run.collective())?;
+    }
+    bad.announce(&run.progress);
     result?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);

@@ -3,9 +3,12 @@
 //! Each action gets a checked [`Plan`] and a [`Run`]: where results go, what the user sees, which processes take part.
 
 mod agreement;
+mod bad_samples;
+mod bench_loader;
 mod checkpoints;
 mod classes;
 mod data;
+mod data_tools;
 mod device;
 mod evaluate;
 mod export;
@@ -24,6 +27,8 @@ use crate::spec::{Action, Plan};
 
 use launch::Placement;
 
+pub use bench_loader::bench_loader;
+pub use data_tools::{ToolEnd, data_tool};
 pub use device::prepare as prepare_device;
 pub use run::Run;
 

@@ -29,8 +29,6 @@ pub struct Run {
     collective: Rc<dyn Collective>,
     /// The same, where there are several processes.
     group: Option<Rc<GlooCollective>>,
-    /// Processes of this run on this machine.
-    local_processes: usize,
     interrupt: Interrupt,
 }
 
@@ -68,8 +66,7 @@ impl Run {
         }
         match Self::connect(plan, environment, &progress) {
             Ok((device, collective, group)) => {
-                let local_processes = local_processes(environment);
-                Ok(Run { progress, status, device, collective, group, local_processes, interrupt })
+                Ok(Run { progress, status, device, collective, group, interrupt })
             }
             Err(error) => {
                 status.fail(error.failure(), &error.to_string())?;
@@ -96,11 +93,6 @@ impl Run {
     /// Whether this process writes the run's files.
     pub fn is_first(&self) -> bool {
         self.collective.rank() == 0
-    }
-
-    /// Processes of this run that share this machine.
-    pub fn local_processes(&self) -> usize {
-        self.local_processes
     }
 
     /// Gives the other processes this long for each operation from now on.
@@ -176,17 +168,19 @@ pub(super) fn no_fsdp() -> Error {
     .into()
 }
 
-fn local_processes(environment: &Environment) -> usize {
-    match &environment.role {
-        Role::Worker(worker) => worker.local_world_size.unwrap_or(1).max(1),
-        Role::Alone | Role::NodeLauncher(_) => 1,
+/// Signals cannot be watched.
+pub(super) fn unwatched(error: std::io::Error) -> Error {
+    Error::Device {
+        problem: format!("SIGINT and SIGTERM cannot be watched: {error}"),
+        help: "start mae in an environment that lets a program handle its signals".into(),
     }
 }
 
 /// Writes a file whole or not at all.
 pub(super) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
-    let folder = path.parent().unwrap_or(std::path::Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(std::path::Path::new("."));
     let write = || -> std::io::Result<()> {
         // Readable by whom the umask lets read it, as any file that a program writes.
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Whether the user or the system asked the run to end.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ const INTERRUPTED: i32 = 4;
 
 impl Interrupt {
     /// Watches both signals from now on.
-    fn watch() -> std::io::Result<Self> {
+    pub(super) fn watch() -> std::io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // In this order: a handler sees the flag as the signals before left it.
@@ -29,10 +29,7 @@ impl Interrupt {
 
     /// The same, with the error for a user.
     pub(super) fn watch_or_say_why() -> Result<Self> {
-        Self::watch().map_err(|error| Error::Device {
-            problem: format!("SIGINT and SIGTERM cannot be watched: {error}"),
-            help: "start mae in an environment that lets a program handle its signals".into(),
-        })
+        Self::watch().map_err(super::run::unwatched)
     }
 
     /// Set once the run is to end.

@@ -17,8 +17,10 @@ use mae_core::ops::Precision;
 use mae_core::optim::{
     AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, Sgd, estimated_steps, param_groups,
 };
-use mae_data::Layout;
+use mae_data::loader::Work;
+use mae_data::{Layout, Loader};
 
+use super::bad_samples::BadSamples;
 use super::checkpoints::{Checkpoints, resume_point};
 use super::data::TrainingData;
 use super::{End, Run, agreement, checkpoints, classes, data, model, picture};
@@ -96,6 +98,7 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     }
     let start = *trainer.cursor();
     let preview = preview(plan, &mut data)?;
+    let bad = BadSamples::open(plan, collective.rank(), resume.is_some())?;
     let done = (start.epoch * batches + start.batch) as usize;
     let mut hooks = TrainHooks {
         training: run.progress.training(plan.train.num_epochs, batches as usize, done),
@@ -104,6 +107,9 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         run,
         preview,
         waited: Rc::clone(&data.waited),
+        bad,
+        work_before: Work::default(),
+        loaders: std::iter::once(&data.train).chain(&data.validation).cloned().collect(),
         world_size: collective.world_size(),
         timeouts: (plan.train.init_timeout, plan.train.comm_timeout),
         settled: false,
@@ -120,9 +126,9 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     {
         hooks.training.say(&error.to_string());
     }
-    drop(hooks);
-    let loaders: Vec<_> = std::iter::once(&data.train).chain(&data.validation).collect();
-    data::report_bad_samples(plan, &loaders, run, result.is_ok())?;
+    let TrainHooks { mut bad, loaders, run, .. } = hooks;
+    bad.keep(&loaders.iter().collect::<Vec<_>>())?;
+    bad.announce(&run.progress);
     match result? {
         FitEnd::Finished | FitEnd::AlreadyFinished => {
             run.status.loop_complete()?;
@@ -148,9 +154,11 @@ fn open_data(plan: &Plan, run: &Run) -> Result<TrainingData> {
         }
     }
     Ok(TrainingData {
-        train: data::shuffled(plan, train, run)?,
-        validation: validation.map(|dataset| data::in_order(plan, dataset, run)).transpose()?,
-        device: run.device,
+        train: data::shuffled(plan, train, run.device, run.collective())?,
+        validation: validation
+            .map(|dataset| data::in_order(plan, dataset, run.device, run.collective()))
+            .transpose()?,
+        placement: data::Placement::new(plan, run.device),
         waited: Rc::new(Cell::new(Duration::ZERO)),
     })
 }
@@ -364,6 +372,11 @@ struct TrainHooks<'r> {
     checkpoints: Checkpoints,
     preview: Option<Batch>,
     waited: Rc<Cell<Duration>>,
+    bad: BadSamples,
+    /// Training first.
+    loaders: Vec<Loader>,
+    /// What the training loader had done when the epoch began.
+    work_before: Work,
     world_size: usize,
     /// Seconds to wait for the other processes: in the first step and for checkpoints, and else.
     timeouts: (usize, usize),
@@ -374,6 +387,11 @@ struct TrainHooks<'r> {
 }
 
 impl TrainHooks<'_> {
+    /// What the training loader has done so far.
+    fn work(&self) -> Work {
+        self.loaders.first().map(|loader| loader.meter().read()).unwrap_or_default()
+    }
+
     fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<()> {
         if let Some(events) = &mut self.events {
             events.scalar(tag, step.saturating_sub(1) as i64, value)?;
@@ -396,6 +414,7 @@ impl TrainHooks<'_> {
 impl Hooks<Error> for TrainHooks<'_> {
     fn epoch_started(&mut self, _epoch: u64, _start: u64) -> Result<()> {
         self.waited.set(Duration::ZERO);
+        self.work_before = self.work();
         Ok(())
     }
 
@@ -410,6 +429,7 @@ impl Hooks<Error> for TrainHooks<'_> {
             lr: outcome.lr,
             images: report.images as usize * self.world_size,
             waited: self.waited.take(),
+            slowest: self.work().since(&self.work_before).longest().name(),
         });
         if outcome.skipped {
             let message = format!(
@@ -438,6 +458,7 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn epoch_done(&mut self, report: &EpochReport) -> Result<()> {
+        self.bad.gather(&self.loaders.iter().collect::<Vec<_>>(), self.run.collective())?;
         let rates = self.training.rates();
         let mut summary = format!("train_loss {:.4}", report.train_loss);
         if let Some(metrics) = &report.validation {

@@ -70,6 +70,7 @@ impl Progress {
             epoch_start: Instant::now(),
             images: 0,
             waited: Duration::ZERO,
+            slowest: "reading",
         }
     }
 
@@ -196,6 +197,8 @@ pub struct Step {
     pub images: usize,
     /// Time that the step waited for the loader.
     pub waited: Duration,
+    /// What takes the loader longest, e.g. `decoding`.
+    pub slowest: &'static str,
 }
 
 /// Rates of an epoch.
@@ -209,7 +212,19 @@ pub struct EpochRates {
     pub images_per_second: f64,
     /// Share of the time spent waiting for the loader, 0..1.
     pub stall: f64,
+    /// What a faster run needs first: less of what takes the loader longest, or a faster model.
+    pub bottleneck: &'static str,
 }
+
+impl EpochRates {
+    /// `stall 12% (decoding)`.
+    fn stall_text(&self) -> String {
+        format!("stall {:.0}% ({})", self.stall * 100.0, self.bottleneck)
+    }
+}
+
+/// From this share of waiting on the loader is the bottleneck, not the model.
+const STALLS: f64 = 0.05;
 
 /// Progress of a training.
 pub struct Training {
@@ -224,6 +239,7 @@ pub struct Training {
     epoch_start: Instant,
     images: usize,
     waited: Duration,
+    slowest: &'static str,
 }
 
 impl Training {
@@ -236,6 +252,7 @@ impl Training {
         self.done += 1;
         self.images += step.images;
         self.waited += step.waited;
+        self.slowest = step.slowest;
         match &self.bar {
             Some(bar) => {
                 bar.set_prefix(self.epoch_name());
@@ -260,12 +277,14 @@ impl Training {
     pub fn rates(&self) -> EpochRates {
         let elapsed = self.epoch_start.elapsed();
         let seconds = elapsed.as_secs_f64().max(1e-9);
+        let stall = (self.waited.as_secs_f64() / seconds).clamp(0.0, 1.0);
         let batches = u32::try_from(self.done - self.first).unwrap_or(u32::MAX).max(1);
         EpochRates {
             elapsed,
             per_batch: self.start.elapsed() / batches,
             images_per_second: self.images as f64 / seconds,
-            stall: (self.waited.as_secs_f64() / seconds).clamp(0.0, 1.0),
+            stall,
+            bottleneck: if stall < STALLS { "model" } else { self.slowest },
         }
     }
 
@@ -278,10 +297,10 @@ impl Training {
         let epoch = self.done.div_ceil(self.batches_per_epoch.max(1));
         let left = (self.num_epochs * self.batches_per_epoch).saturating_sub(self.done);
         self.progress.say(&format!(
-            "epoch {epoch}/{}  {summary}  {:.0} img/s  stall {:.0}%  {}  ETA {}",
+            "epoch {epoch}/{}  {summary}  {:.0} img/s  {}  {}  ETA {}",
             self.num_epochs,
             rates.images_per_second,
-            rates.stall * 100.0,
+            rates.stall_text(),
             clock(rates.elapsed.as_secs_f64()),
             clock(self.seconds_per_batch() * left as f64),
         ));
@@ -317,11 +336,11 @@ impl Training {
         let rates = self.rates();
         let left = (self.num_epochs * self.batches_per_epoch).saturating_sub(self.done);
         format!(
-            "loss {:.4}  lr {:.2e}  {:.0} img/s  stall {:.0}%  ETA {}",
+            "loss {:.4}  lr {:.2e}  {:.0} img/s  {}  ETA {}",
             step.loss,
             step.lr,
             rates.images_per_second,
-            rates.stall * 100.0,
+            rates.stall_text(),
             clock(self.seconds_per_batch() * left as f64),
         )
     }

@@ -14,7 +14,9 @@ use mae_core::checkpoint::Checkpoint;
 use mae_core::checkpoint::dialect::Role;
 use mae_core::classify::ClassifierConfig;
 use mae_core::model::Model;
-use mae_data::{Augmentation, CropRule, Dataset, Layout, Loader, LoaderOptions, OpenOptions, Pipeline};
+use mae_data::{
+    Augmentation, CropRule, Dataset, Images, Layout, Loader, LoaderOptions, OpenOptions, Pipeline,
+};
 use tch::{Device, Tensor};
 
 use crate::common::{Sandbox, contents, goldens, results_csv, status_lines, workspace};
@@ -51,7 +53,8 @@ fn preprocessed(source: &Path, layout: Layout, side: usize, rule: CropRule) -> (
     let loader = Loader::new(Arc::clone(&dataset), pipeline, options).unwrap();
     let batch = loader.epoch(0, 0).next().unwrap().unwrap();
     let paths = batch.samples.iter().map(|&sample| dataset.display_path(sample as usize)).collect();
-    (paths, Tensor::from_slice(&batch.images).reshape(batch.shape.map(|side| side as i64)))
+    let Images::Normalized(images) = &batch.images else { panic!("bytes were not asked for") };
+    (paths, Tensor::from_slice(images).reshape(batch.shape.map(|side| side as i64)))
 }
 
 fn classifier(checkpoint: &Path, num_classes: i64, side: i64) -> Model {

@@ -9,6 +9,7 @@
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
 //! | `cli` | default specs, version |
+//! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
 #![allow(
@@ -20,6 +21,7 @@
 
 mod cli;
 mod common;
+mod data_tools;
 mod distributed;
 mod errors;
 mod families;

@@ -15,10 +15,15 @@ pub struct ColorJitter {
 impl ColorJitter {
     /// Changes an image in place.
     pub fn apply(&self, image: &mut RgbImage, rng: &mut KeyedRng) {
-        let mut order: [fn(&mut RgbImage, f64); 3] = [color::brightness, color::contrast, color::saturation];
-        rng.shuffle(&mut order);
-        for change in order {
-            change(image, rng.uniform((1.0 - self.strength).max(0.0), 1.0 + self.strength));
+        for (what, factor) in self.draw(rng) {
+            [color::brightness, color::contrast, color::saturation][what](image, factor);
         }
+    }
+
+    /// Draws the order of the changes (0 is brightness, 1 contrast, 2 saturation) and their factors.
+    pub(super) fn draw(&self, rng: &mut KeyedRng) -> [(usize, f64); 3] {
+        let mut order = [0, 1, 2];
+        rng.shuffle(&mut order);
+        order.map(|what| (what, rng.uniform((1.0 - self.strength).max(0.0), 1.0 + self.strength)))
     }
 }

@@ -153,7 +153,7 @@ impl Mixup {
         }
     }
 
-    fn draw_one(&self, size: (usize, usize), rng: &mut KeyedRng) -> Mix {
+    pub(super) fn draw_one(&self, size: (usize, usize), rng: &mut KeyedRng) -> Mix {
         if !rng.chance(self.prob) {
             return Mix { lam: 1.0, cut: None };
         }

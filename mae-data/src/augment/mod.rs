@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 use crate::error::Error;
 use crate::rng::KeyedRng;
-use crate::transform::resample::Filter;
+use crate::transform::Filter;
 
 /// The settings of `dataset.augmentation` that concern single images; the defaults are upstream's.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,5 +171,7 @@ impl FromStr for Interpolation {
     }
 }
 
+#[cfg(test)]
+mod distribution_tests;
 #[cfg(test)]
 mod tests;

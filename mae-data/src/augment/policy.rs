@@ -6,6 +6,7 @@ use super::{Augmentation, Interpolation, policies};
 use crate::decode::RgbImage;
 use crate::error::Error;
 use crate::rng::KeyedRng;
+use crate::transform::Filter;
 
 const FIELD: &str = "dataset.augmentation.auto_aug";
 
@@ -66,37 +67,53 @@ impl AutoAugment {
 
     /// Changes an image in place; `other` is scratch.
     pub fn apply(&self, image: &mut RgbImage, other: &mut RgbImage, rng: &mut KeyedRng) {
+        for Drawn { op, argument, filter } in self.draw(rng) {
+            op.apply(argument, image, other, Geometry { filter, fill: self.fill });
+        }
+    }
+
+    /// Draws what is done to an image.
+    pub(super) fn draw(&self, rng: &mut KeyedRng) -> Vec<Drawn> {
+        let mut drawn = Vec::new();
         match &self.choice {
             Choice::Random { steps, layers, weights: None } => {
                 for _ in 0..*layers {
-                    self.step(&steps[rng.below(steps.len())], image, other, rng);
+                    drawn.extend(self.draw_step(&steps[rng.below(steps.len())], rng));
                 }
             }
             Choice::Random { steps, layers, weights: Some(weights) } => {
                 let mut weights = weights.clone();
                 for _ in 0..(*layers).min(steps.len()) {
-                    let drawn = draw_weighted(&weights, rng);
-                    weights[drawn] = 0.0;
-                    self.step(&steps[drawn], image, other, rng);
+                    let next = draw_weighted(&weights, rng);
+                    weights[next] = 0.0;
+                    drawn.extend(self.draw_step(&steps[next], rng));
                 }
             }
             Choice::OneOf(lists) => {
                 for step in &lists[rng.below(lists.len())] {
-                    self.step(step, image, other, rng);
+                    drawn.extend(self.draw_step(step, rng));
                 }
             }
         }
+        drawn
     }
 
-    fn step(&self, step: &Step, image: &mut RgbImage, other: &mut RgbImage, rng: &mut KeyedRng) {
+    fn draw_step(&self, step: &Step, rng: &mut KeyedRng) -> Option<Drawn> {
         if !rng.chance(step.prob) {
-            return;
+            return None;
         }
         let magnitude = step.draw_magnitude(rng);
         let argument = step.op.draw_argument(magnitude, self.translate_const, rng);
-        let geometry = Geometry { filter: self.interpolation.draw(rng), fill: self.fill };
-        step.op.apply(argument, image, other, geometry);
+        Some(Drawn { op: step.op, argument, filter: self.interpolation.draw(rng) })
     }
+}
+
+/// An operation that was drawn for an image, with all its random parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drawn {
+    pub(super) op: Op,
+    pub(super) argument: f64,
+    pub(super) filter: Filter,
 }
 
 impl Step {

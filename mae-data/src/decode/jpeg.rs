@@ -1,19 +1,40 @@
 //! JPEG through libjpeg-turbo-rs, whose pixels equal those of libjpeg-turbo, which Pillow uses.
 
-use libjpeg_turbo_rs::{Decoder, PixelFormat};
+use libjpeg_turbo_rs::decode::marker::MarkerReader;
+use libjpeg_turbo_rs::{Decoder, JpegError, PixelFormat};
 
-use super::{DecodeError, Decoded, MAX_ALLOCATION, MAX_PIXELS, RgbImage, check_size};
+use super::{DecodeError, MAX_ALLOCATION, MAX_PIXELS, Place, RgbImage, Scratch, baseline, check_size};
+use crate::transform::Window;
 
 /// Progressive files beyond this number of scans are an attack on the decoder's time.
 const MAX_SCANS: u32 = 500;
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let damaged =
-        |e: libjpeg_turbo_rs::JpegError| DecodeError::Damaged { format: "JPEG", reason: e.to_string() };
+/// Decodes at least the window that `choose` wants.
+pub(super) fn decode(
+    bytes: &[u8],
+    choose: impl FnOnce((usize, usize)) -> Window,
+    scratch: &mut Scratch,
+) -> Result<Place, DecodeError> {
+    let mut reader = MarkerReader::new(bytes);
+    reader.set_scan_cap(MAX_SCANS as usize);
+    let metadata = reader.read_markers().map_err(damaged)?;
+    let (width, height) = (metadata.frame.width(), metadata.frame.height());
+    check_size(width as u64, height as u64)?;
+    let window = choose((height, width));
+    if baseline::is_plain(&metadata)
+        && baseline::decode(bytes, &metadata, window, &mut scratch.baseline, &mut scratch.image).is_some()
+    {
+        return Ok(Place { top: window.top, left: window.left, damage: None });
+    }
+    drop(metadata);
+    whole(bytes, &mut scratch.image)
+}
+
+/// Decodes any kind of JPEG, also a damaged one, as far as it goes.
+pub(super) fn whole(bytes: &[u8], image: &mut RgbImage) -> Result<Place, DecodeError> {
     let mut decoder = Decoder::new(bytes).map_err(damaged)?;
     let header = decoder.header();
     let (width, height) = (header.width(), header.height());
-    check_size(width as u64, height as u64)?;
     if header.precision != 8 {
         return Err(DecodeError::Unsupported(format!("JPEG of {} bits a channel", header.precision)));
     }
@@ -29,13 +50,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     decoder.set_lenient(true);
     decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
 
-    let mut data = vec![0; width * height * if cmyk { 4 } else { 3 }];
-    let info = decoder.decode_image_into(&mut data).map_err(damaged)?;
+    (image.width, image.height) = (width, height);
+    image.data.clear();
+    image.data.resize(width * height * if cmyk { 4 } else { 3 }, 0);
+    let info = decoder.decode_image_into(&mut image.data).map_err(damaged)?;
     if cmyk {
-        data = data.as_chunks::<4>().0.iter().flat_map(|&pixel| cmyk_to_rgb(pixel)).collect();
+        image.data = image.data.as_chunks::<4>().0.iter().flat_map(|&pixel| cmyk_to_rgb(pixel)).collect();
     }
-    let damage = info.warnings.first().map(ToString::to_string);
-    Ok(Decoded { image: RgbImage { width, height, data }, damage })
+    Ok(Place { top: 0, left: 0, damage: info.warnings.first().map(ToString::to_string) })
+}
+
+fn damaged(error: JpegError) -> DecodeError {
+    DecodeError::Damaged { format: "JPEG", reason: error.to_string() }
 }
 
 /// CMYK as JPEG files hold it, inverted: each colour times black, divided by 255 and rounded as Pillow does.

@@ -4,17 +4,25 @@
 //! off gives the rows that are there. Third-party decoders run with limits, and a panic in one is an error of that
 //! one image.
 
+mod baseline;
 mod jpeg;
 mod other;
 mod png;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use crate::transform::Window;
 
 /// Images with more pixels are refused; the number is Pillow's limit against decompression bombs.
 pub const MAX_PIXELS: u64 = 178_956_970;
 
 /// What decoders may allocate besides the pixels.
 const MAX_ALLOCATION: usize = 1 << 30;
+
+/// Larger pixel buffers are given back after use.
+const KEPT_BYTES: usize = 64 << 20;
 
 /// Packed RGB pixels, `[height, width, 3]`, 8 bits a channel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +33,38 @@ pub struct RgbImage {
     pub height: usize,
     /// `height * width * 3` bytes.
     pub data: Vec<u8>,
+}
+
+/// Pixels of a part of an image, and where that part is.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The pixels of the part.
+    pub pixels: &'a RgbImage,
+    /// Row of the image where the part begins.
+    pub top: usize,
+    /// Column of the image where the part begins.
+    pub left: usize,
+}
+
+impl<'a> Part<'a> {
+    /// An image as the only part of itself.
+    pub fn whole(pixels: &'a RgbImage) -> Self {
+        Self { pixels, top: 0, left: 0 }
+    }
+}
+
+/// Memory that is used again from image to image.
+#[derive(Default)]
+pub struct Scratch {
+    image: RgbImage,
+    baseline: baseline::Scratch,
+}
+
+/// Where the decoded part of an image lies, and what is wrong with the image.
+struct Place {
+    top: usize,
+    left: usize,
+    damage: Option<String>,
 }
 
 /// The formats that can be decoded.
@@ -42,6 +82,20 @@ pub enum ImageFormat {
     WebP,
     /// Netpbm: PPM, PGM, PBM.
     Pnm,
+}
+
+impl ImageFormat {
+    /// Its usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::Bmp => "BMP",
+            Self::Tiff => "TIFF",
+            Self::WebP => "WebP",
+            Self::Pnm => "PNM",
+        }
+    }
 }
 
 /// What was decoded, or that something was missing.
@@ -105,6 +159,21 @@ pub fn format(bytes: &[u8]) -> Option<ImageFormat> {
 /// When the bytes are no image, an unsupported one, one that is too large, or too damaged to give any pixel. Never
 /// panics, whatever the bytes.
 pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    let mut scratch = Scratch::default();
+    let (_, damage) = decode_part(bytes, Window::whole, &mut scratch)?;
+    Ok(Decoded { image: scratch.image, damage })
+}
+
+/// Decodes at least the window that `choose` returns for the image's height and width, and says whether the file is
+/// damaged. What lies below the window may not be looked at.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_part<'s>(
+    bytes: &[u8],
+    choose: impl FnOnce((usize, usize)) -> Window,
+    scratch: &'s mut Scratch,
+) -> Result<(Part<'s>, Option<String>), DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
@@ -112,13 +181,45 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         let head: Vec<String> = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
         DecodeError::UnknownFormat(head.join(" "))
     })?;
-    // The decoders hold no state of ours, so nothing half-changed is seen after a panic.
-    let decoded = catch_unwind(AssertUnwindSafe(|| match format {
-        ImageFormat::Jpeg => jpeg::decode(bytes),
-        ImageFormat::Png => png::decode(bytes),
-        other => other::decode(bytes, other),
+    // An image of rare size shall not hold its memory for the rest of the run.
+    if scratch.image.data.capacity() > KEPT_BYTES {
+        scratch.image.data = Vec::new();
+    }
+    // What a decoder that panics leaves in the scratch memory is overwritten by the next image.
+    let decoded = quietly(AssertUnwindSafe(|| {
+        let decoded = match format {
+            ImageFormat::Jpeg => return jpeg::decode(bytes, choose, scratch),
+            ImageFormat::Png => png::decode(bytes)?,
+            other => other::decode(bytes, other)?,
+        };
+        scratch.image = decoded.image;
+        choose((scratch.image.height, scratch.image.width));
+        Ok(Place { top: 0, left: 0, damage: decoded.damage })
     }));
-    decoded.unwrap_or_else(|panic| Err(DecodeError::Panicked(panic_message(&*panic))))
+    let Place { top, left, damage } = decoded.unwrap_or_else(|reason| Err(DecodeError::Panicked(reason)))?;
+    Ok((Part { pixels: &scratch.image, top, left }, damage))
+}
+
+/// Runs a decoder; a panic in it becomes its message, and is not printed.
+fn quietly<T>(decoder: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !DECODING.get() {
+                previous(panic);
+            }
+        }));
+    });
+    DECODING.set(true);
+    let result = catch_unwind(decoder);
+    DECODING.set(false);
+    result.map_err(|panic| panic_message(&*panic))
+}
+
+thread_local! {
+    /// Whether this thread runs a decoder, whose panics are reported as unreadable images.
+    static DECODING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The text of a panic.
@@ -140,5 +241,7 @@ fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
     Ok(())
 }
 
+#[cfg(test)]
+mod odd_tests;
 #[cfg(test)]
 mod tests;

@@ -2,18 +2,20 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use super::{DecodeError, Decoded, ImageFormat, MAX_ALLOCATION, RgbImage, check_size};
 
 pub(super) fn decode(bytes: &[u8], format: ImageFormat) -> Result<Decoded, DecodeError> {
-    let (name, format) = match format {
-        ImageFormat::Jpeg => ("JPEG", image::ImageFormat::Jpeg),
-        ImageFormat::Png => ("PNG", image::ImageFormat::Png),
-        ImageFormat::Bmp => ("BMP", image::ImageFormat::Bmp),
-        ImageFormat::Tiff => ("TIFF", image::ImageFormat::Tiff),
-        ImageFormat::WebP => ("WebP", image::ImageFormat::WebP),
-        ImageFormat::Pnm => ("PNM", image::ImageFormat::Pnm),
+    let name = format.name();
+    let format = match format {
+        ImageFormat::Jpeg => image::ImageFormat::Jpeg,
+        ImageFormat::Png => image::ImageFormat::Png,
+        ImageFormat::Bmp => image::ImageFormat::Bmp,
+        ImageFormat::Tiff => image::ImageFormat::Tiff,
+        ImageFormat::WebP => image::ImageFormat::WebP,
+        ImageFormat::Pnm => image::ImageFormat::Pnm,
     };
     let failed = |e: image::ImageError| match e {
         image::ImageError::Unsupported(e) => DecodeError::Unsupported(format!("{name}: {e}")),
@@ -26,7 +28,14 @@ pub(super) fn decode(bytes: &[u8], format: ImageFormat) -> Result<Decoded, Decod
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_ALLOCATION as u64);
     reader.limits(limits);
-    let decoded = reader.decode().map_err(failed)?;
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    // Of all formats, Pillow turns TIFF alone as its orientation says.
+    let orientation = match format {
+        image::ImageFormat::Tiff => decoder.orientation().map_err(failed)?,
+        _ => Orientation::NoTransforms,
+    };
+    let mut decoded = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    decoded.apply_orientation(orientation);
     let (width, height) = (decoded.width() as usize, decoded.height() as usize);
     let data = match decoded {
         DynamicImage::ImageRgb8(image) => image.into_raw(),

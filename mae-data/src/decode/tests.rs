@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
 use proptest::prelude::*;
 
 use super::*;
+use crate::rng::{KeyedRng, Purpose};
 use crate::testing::{goldens, png};
 
 fn input(name: &str) -> Vec<u8> {
@@ -90,8 +92,57 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
+/// An image with structure and noise, as a JPEG.
+fn jpeg(size: (usize, usize), seed: u64, change: impl FnOnce(Encoder<'_>) -> Encoder<'_>) -> Vec<u8> {
+    let mut rng = KeyedRng::new(seed, 0, 0, Purpose::Augment);
+    let pixels: Vec<u8> = (0..size.0 * size.1 * 3)
+        .map(|i| {
+            let (x, y) = (i / 3 % size.1, i / 3 / size.1);
+            ((x * (5 + i % 3) + y * 3) as f64 + 40.0 * rng.unit()) as u8
+        })
+        .collect();
+    change(Encoder::new(&pixels, size.1, size.0, PixelFormat::Rgb)).encode().unwrap()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// A window of a JPEG equals that window of all of it, and of the other decoder's image.
+    #[test]
+    fn windows_are_parts_of_the_whole(
+        size in (1usize..90, 1usize..90),
+        corner in (0.0..1.0f64, 0.0..1.0f64),
+        share in (0.0..1.0f64, 0.0..1.0f64),
+        sampling in prop::sample::select(vec![
+            Subsampling::S444, Subsampling::S422, Subsampling::S420, Subsampling::S440, Subsampling::S411,
+        ]),
+        grey: bool,
+        restart in 0u16..6,
+        quality in 20u8..100,
+        seed: u64,
+    ) {
+        let bytes = jpeg(size, seed, |encoder| {
+            encoder.subsampling(sampling).grayscale_from_color(grey).restart_blocks(restart).quality(quality)
+        });
+        let mut expected = RgbImage::default();
+        jpeg::whole(&bytes, &mut expected).unwrap();
+        let side = |size: usize, share: f64| 1 + (share * (size - 1) as f64) as usize;
+        let (height, width) = (side(size.0, share.0), side(size.1, share.1));
+        let top = (corner.0 * (size.0 - height + 1) as f64) as usize;
+        let left = (corner.1 * (size.1 - width + 1) as f64) as usize;
+        let mut scratch = Scratch::default();
+        for window in [Window { top, left, height, width }, Window::whole(size)] {
+            let (part, damage) = decode_part(&bytes, |_| window, &mut scratch).unwrap();
+            prop_assert_eq!(damage, None);
+            for y in window.top..window.top + window.height {
+                let of = |image: &RgbImage, top: usize, left: usize| {
+                    let start = ((y - top) * image.width + window.left - left) * 3;
+                    image.data[start..start + window.width * 3].to_vec()
+                };
+                prop_assert!(of(part.pixels, part.top, part.left) == of(&expected, 0, 0), "row {}", y);
+            }
+        }
+    }
 
     #[test]
     fn damaged_files_never_panic(

@@ -4,9 +4,11 @@
 //! threads, not on where an epoch was entered. `N` ranks of batch size `B` see, step by step, the samples that one
 //! rank of batch size `N * B` sees.
 
+mod meter;
 mod plan;
 mod work;
 
+pub use meter::{Meter, Stage, Work};
 pub use work::EpochIter;
 
 use std::collections::BTreeMap;
@@ -40,6 +42,8 @@ pub struct LoaderOptions {
     pub prefetch_batches: usize,
     /// Mixes the images of each batch.
     pub mixup: Option<Mixup>,
+    /// Hand over 8-bit pixels where nothing after normalisation changes them, so that a fast device can normalise.
+    pub bytes: bool,
     /// Share of unreadable images up to which others stand in for them; beyond it they are an error.
     pub max_bad_fraction: f64,
 }
@@ -56,7 +60,45 @@ impl Default for LoaderOptions {
             world_size: 1,
             prefetch_batches: 2,
             mixup: None,
+            bytes: false,
             max_bad_fraction: 0.01,
+        }
+    }
+}
+
+/// Pixels of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Images {
+    /// Normalised, `[N, 3, H, W]`.
+    Normalized(Vec<f32>),
+    /// Still to be normalised by [`Normalizer`](crate::transform::Normalizer)'s rule, `[N, H, W, 3]`.
+    Bytes(Vec<u8>),
+}
+
+impl Images {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Normalized(values) => values.len(),
+            Self::Bytes(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The images at these places of `count` images, in this order.
+    #[must_use]
+    pub fn select(&self, places: &[usize], count: usize) -> Self {
+        fn select<T: Copy>(values: &[T], places: &[usize], count: usize) -> Vec<T> {
+            let each = values.len() / count.max(1);
+            places.iter().flat_map(|&place| &values[place * each..][..each]).copied().collect()
+        }
+        match self {
+            Self::Normalized(values) => Self::Normalized(select(values, places, count)),
+            Self::Bytes(values) => Self::Bytes(select(values, places, count)),
         }
     }
 }
@@ -64,9 +106,9 @@ impl Default for LoaderOptions {
 /// The images of one step on one rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Normalised pixels, `[N, 3, H, W]`.
-    pub images: Vec<f32>,
-    /// `[N, 3, H, W]`.
+    /// The pixels.
+    pub images: Images,
+    /// `[N, 3, H, W]`, in whichever order `images` has it.
     pub shape: [usize; 4],
     /// Class of each image, `[N]`; -1 without labels.
     pub labels: Vec<i64>,
@@ -97,7 +139,8 @@ pub struct BadSample {
     pub replaced: bool,
 }
 
-/// Makes the batches of each epoch.
+/// Makes the batches of each epoch. A clone is the same loader.
+#[derive(Clone)]
 pub struct Loader {
     inner: Arc<Inner>,
 }
@@ -107,6 +150,7 @@ struct Inner {
     pipeline: Pipeline,
     options: LoaderOptions,
     bad: Mutex<BTreeMap<u64, BadSample>>,
+    meter: Arc<Meter>,
 }
 
 impl Loader {
@@ -145,7 +189,8 @@ impl Loader {
                 });
             }
         }
-        let loader = Self { inner: Arc::new(Inner { dataset, pipeline, options, bad: Mutex::default() }) };
+        let inner = Inner { dataset, pipeline, options, bad: Mutex::default(), meter: Arc::default() };
+        let loader = Self { inner: Arc::new(inner) };
         if loader.batches_per_epoch() == 0 {
             let Inner { dataset, options, .. } = &*loader.inner;
             return Err(Error::TooFewSamples {
@@ -169,6 +214,16 @@ impl Loader {
         &self.inner.options
     }
 
+    /// Counts what the threads do; it can be read while they work.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.inner.meter
+    }
+
+    /// Number of worker threads of an epoch.
+    pub fn threads(&self) -> usize {
+        work::threads(&self.inner.options)
+    }
+
     /// Batches of each rank in an epoch, the same for all ranks.
     pub fn batches_per_epoch(&self) -> usize {
         plan::steps(self.inner.dataset.len(), &self.inner.options)
@@ -184,9 +239,29 @@ impl Loader {
     pub fn bad_samples(&self) -> Vec<BadSample> {
         self.inner.bad().values().cloned().collect()
     }
+
+    /// Checks what several ranks have found together. Each rank alone sees a part of the data only.
+    ///
+    /// # Errors
+    /// When more images cannot be read than `max_bad_fraction` allows.
+    pub fn check_bad_samples(&self, bad: &[BadSample]) -> Result<(), Error> {
+        match bad.iter().rfind(|sample| sample.replaced) {
+            Some(last) => self.inner.check_bad(bad.iter(), last),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Inner {
+    /// Whether batches hold bytes: mixup and erasing work on normalised values.
+    fn hands_over_bytes(&self) -> bool {
+        self.options.bytes && self.mixup().is_none() && self.pipeline.ends_with_normalization()
+    }
+
+    fn mixup(&self) -> Option<&Mixup> {
+        self.options.mixup.as_ref().filter(|mixup| mixup.is_active())
+    }
+
     fn bad(&self) -> MutexGuard<'_, BTreeMap<u64, BadSample>> {
         // Entries are inserted whole, so the map is good even if a holder panicked.
         self.bad.lock().unwrap_or_else(PoisonError::into_inner)
@@ -194,13 +269,17 @@ impl Inner {
 
     /// Takes note of bad samples; an error when there are too many now.
     fn note_bad(&self, found: Vec<BadSample>) -> Result<(), Error> {
-        let Some(last) = found.iter().rfind(|sample| sample.replaced).cloned() else {
-            self.bad().extend(found.into_iter().map(|sample| (sample.index, sample)));
-            return Ok(());
-        };
+        let last = found.iter().rfind(|sample| sample.replaced).cloned();
         let mut bad = self.bad();
         bad.extend(found.into_iter().map(|sample| (sample.index, sample)));
-        let count = bad.values().filter(|sample| sample.replaced).count();
+        match last {
+            Some(last) => self.check_bad(bad.values(), &last),
+            None => Ok(()),
+        }
+    }
+
+    fn check_bad<'a>(&self, bad: impl Iterator<Item = &'a BadSample>, last: &BadSample) -> Result<(), Error> {
+        let count = bad.filter(|sample| sample.replaced).count();
         let allowed = (self.options.max_bad_fraction * self.dataset.len() as f64).floor() as usize;
         // With nothing left to stand in, no limit can allow it.
         if count <= allowed && count < self.dataset.len() {
@@ -211,8 +290,8 @@ impl Inner {
             bad: count,
             total: self.dataset.len(),
             max_bad_fraction: self.options.max_bad_fraction,
-            name: last.name,
-            reason: last.reason,
+            name: last.name.clone(),
+            reason: last.reason.clone(),
         })
     }
 }

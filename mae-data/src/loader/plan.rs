@@ -117,29 +117,38 @@ mod tests {
         }
     }
 
-    /// ImageNet on 4,096 ranks: no image twice, none lost but those of the last incomplete batch; a run that is resumed
-    /// at any step, on half as many ranks, goes on with the same images.
-    #[test]
-    fn four_thousand_ranks_share_an_epoch() {
-        let (images, batch, world) = (1_281_167, 64, 4096);
-        // The order is the same on all ranks: one plan stands for all, with its rank changed.
-        let mut plan = Plan::new(images, 7, &options(batch, 0, world, true));
-        let mut half = Plan::new(images, 7, &options(2 * batch, 0, world / 2, true));
-        let mut seen = vec![false; images];
-        for step in 0..plan.steps() {
-            for rank in 0..world {
-                (plan.rank, half.rank) = (rank, rank / 2);
-                let part = plan.batch(step);
-                assert_eq!((part.samples.len(), part.valid), (batch, batch));
-                for &sample in &part.samples {
-                    assert!(!std::mem::replace(&mut seen[sample], true), "image {sample} came twice");
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// Any number of ranks up to 4,096, more ranks than samples among them: as many steps on each, batches of one
+        /// size in a step, each sample once or, with `drop_last`, at most once; the rest is marked as padding.
+        #[test]
+        fn thousands_of_ranks_share_an_epoch(
+            len in 1usize..40_000, batch in 1usize..5, world in 1usize..=4096, drop_last: bool, epoch: u64,
+        ) {
+            // The order is the same for all ranks; they differ in what they take of it.
+            let mut plan = Plan::new(len, epoch, &options(batch, 0, world, drop_last));
+            let mut seen = vec![0u8; len];
+            for step in 0..plan.steps() {
+                plan.rank = 0;
+                let size = plan.batch(step).samples.len();
+                prop_assert!((1..=batch).contains(&size));
+                let mut counted = 0;
+                for rank in 0..world {
+                    plan.rank = rank;
+                    let part = plan.batch(step);
+                    prop_assert_eq!(part.samples.len(), size);
+                    prop_assert_eq!(part.global_index, (step * world + rank) as u64);
+                    part.samples[..part.valid].iter().for_each(|&sample| seen[sample] += 1);
+                    counted += part.valid;
                 }
-                let resumed = half.batch(step).samples;
-                assert_eq!(resumed[rank % 2 * batch..][..batch], part.samples, "step {step}, rank {rank}");
+                let whole = counted == size * world;
+                prop_assert!(whole || !drop_last && step + 1 == plan.steps(), "padding only at the very end");
             }
+            let expected = if drop_last { len / (batch * world) * (batch * world) } else { len };
+            prop_assert_eq!(seen.iter().map(|&n| usize::from(n)).sum::<usize>(), expected);
+            prop_assert!(seen.iter().all(|&n| n <= 1), "a sample came twice");
         }
-        let lost = seen.iter().filter(|seen| !**seen).count();
-        assert_eq!(lost, images % (batch * world));
     }
 
     #[test]

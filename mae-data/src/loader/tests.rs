@@ -47,6 +47,13 @@ fn mixup() -> Mixup {
     }
 }
 
+fn values(images: &Images) -> &[f32] {
+    match images {
+        Images::Normalized(values) => values,
+        Images::Bytes(_) => panic!("bytes"),
+    }
+}
+
 fn batches(loader: &Loader, epoch: u64, start: usize) -> Vec<Batch> {
     loader.epoch(epoch, start).map(Result::unwrap).collect()
 }
@@ -105,9 +112,9 @@ fn ranks_see_together_what_one_rank_sees() {
     for (step, whole) in whole.iter().enumerate() {
         let mut images = Vec::new();
         for rank in &ranks {
-            images.extend_from_slice(&rank[step].images[..rank[step].valid * 240]);
+            images.extend_from_slice(&values(&rank[step].images)[..rank[step].valid * 240]);
         }
-        assert!(images == whole.images, "step {step}");
+        assert!(images == values(&whole.images), "step {step}");
     }
     assert_eq!(ranks.iter().map(|rank| rank[3].valid).collect::<Vec<_>>(), [1, 1, 1]);
 }
@@ -204,6 +211,39 @@ fn an_epoch_that_is_given_up_ends_its_threads() {
     assert_eq!(Arc::strong_count(&dataset), 1, "no thread holds on to the data");
 }
 
+/// Bytes, normalised by the rule, are the same images; what mixup or erasing changes stays normalised.
+#[test]
+fn bytes_are_the_pixels_before_normalisation() {
+    let dataset = dataset(9, &[2], Layout::ImageFolder);
+    let augmentation = Augmentation { input_size: (8, 10), ..Augmentation::default() };
+    let pipeline = |re_prob| Pipeline::finetune(&Augmentation { re_prob, ..augmentation.clone() }).unwrap();
+    let options = |bytes| LoaderOptions { bytes, max_bad_fraction: 0.5, ..options(2) };
+    let run =
+        |pipeline, options| batches(&Loader::new(Arc::clone(&dataset), pipeline, options).unwrap(), 1, 0);
+    let normalizer = crate::transform::Normalizer::new(augmentation.mean, augmentation.std);
+    for (bytes, expected) in run(pipeline(0.0), options(true)).iter().zip(run(pipeline(0.0), options(false)))
+    {
+        let Images::Bytes(pixels) = &bytes.images else { panic!("no bytes") };
+        let mut normalized = vec![0.0; pixels.len()];
+        for (pixels, out) in pixels.chunks_exact(240).zip(normalized.chunks_exact_mut(240)) {
+            let image = crate::decode::RgbImage { width: 10, height: 8, data: pixels.to_vec() };
+            normalizer.apply(&image, out);
+        }
+        assert!(normalized == values(&expected.images));
+        assert_eq!((bytes.shape, &bytes.samples), (expected.shape, &expected.samples));
+    }
+    for (pipeline, mixup) in [(pipeline(0.5), None), (pipeline(0.0), Some(mixup()))] {
+        let batch = run(pipeline, LoaderOptions { mixup, ..options(true) }).remove(0);
+        assert!(matches!(batch.images, Images::Normalized(_)));
+    }
+}
+
+#[test]
+fn a_selection_keeps_whole_images() {
+    let images = Images::Bytes((0..12).collect());
+    assert_eq!(images.select(&[3, 0], 4), Images::Bytes(vec![9, 10, 11, 0, 1, 2]));
+}
+
 #[test]
 fn illegal_settings_are_refused() {
     let labelled = dataset(6, &[], Layout::ImageFolder);
@@ -242,7 +282,7 @@ fn the_demo_archive_gives_batches() {
     let loader = Loader::new(dataset, Pipeline::pretrain(&augmentation).unwrap(), options).unwrap();
     let batches = batches(&loader, 0, 0);
     assert_eq!(batches.iter().map(|batch| batch.valid).sum::<usize>(), 1000);
-    let values = batches.iter().flat_map(|batch| &batch.images);
+    let values = batches.iter().flat_map(|batch| values(&batch.images));
     let (low, high) = values.fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
     // Black and white after normalisation by ImageNet's mean and standard deviation.
     assert!((-2.2..-2.0).contains(&low) && (2.2..2.7).contains(&high), "{low} {high}");

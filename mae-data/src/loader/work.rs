@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::plan::{BatchPlan, Plan};
-use super::{BadSample, Batch, Inner};
-use crate::decode::{self, RgbImage};
+use super::{BadSample, Batch, Images, Inner, LoaderOptions, Stage};
+use crate::decode;
 use crate::error::Error;
 use crate::rng::{KeyedRng, Purpose};
 use crate::sys::Chunks;
@@ -67,8 +67,47 @@ struct Finished {
 struct Building {
     index: usize,
     plan: BatchPlan,
-    images: Chunks<f32>,
+    images: Buffer,
     filled: Vec<OnceLock<Filled>>,
+}
+
+/// The pixels of a batch that is being filled.
+enum Buffer {
+    Normalized(Chunks<f32>),
+    Bytes(Chunks<u8>),
+}
+
+/// The place of one image in it.
+enum Slot<'a> {
+    Normalized(&'a mut [f32]),
+    Bytes(&'a mut [u8]),
+}
+
+impl Buffer {
+    fn new(inner: &Inner, count: usize) -> Self {
+        let (height, width) = inner.pipeline.input_size();
+        let each = 3 * height * width;
+        if inner.hands_over_bytes() {
+            Self::Bytes(Chunks::new(count, each))
+        } else {
+            Self::Normalized(Chunks::new(count, each))
+        }
+    }
+
+    /// A place that was not taken before.
+    fn take(&self, place: usize) -> Slot<'_> {
+        match self {
+            Self::Normalized(chunks) => Slot::Normalized(chunks.take(place).unwrap_or_default()),
+            Self::Bytes(chunks) => Slot::Bytes(chunks.take(place).unwrap_or_default()),
+        }
+    }
+
+    fn into_images(self) -> Images {
+        match self {
+            Self::Normalized(chunks) => Images::Normalized(chunks.into_inner()),
+            Self::Bytes(chunks) => Images::Bytes(chunks.into_inner()),
+        }
+    }
 }
 
 /// What became of one place in a batch.
@@ -78,15 +117,20 @@ struct Filled {
     bad: Vec<BadSample>,
 }
 
+/// Number of worker threads.
+pub(super) fn threads(options: &LoaderOptions) -> usize {
+    match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_AUTO_THREADS)),
+        n => n,
+    }
+}
+
 impl EpochIter {
     pub(super) fn start(inner: Arc<Inner>, plan: Plan, epoch: u64, start_batch: usize) -> Self {
         let end = plan.steps();
         let next = start_batch.min(end);
         let ahead = inner.options.prefetch_batches.max(1);
-        let threads = match inner.options.threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_AUTO_THREADS)),
-            n => n,
-        };
+        let threads = threads(&inner.options);
         let state = State {
             current: None,
             claimed: 0,
@@ -194,8 +238,8 @@ impl Shared {
         while let Some((building, place)) = self.claim() {
             let sample = building.plan.samples[place];
             let filled = catch_unwind(AssertUnwindSafe(|| {
-                let out = building.images.take(place).unwrap_or_default();
-                worker.fill(&self.inner, self.epoch, sample, out)
+                let mut out = building.images.take(place);
+                worker.fill(&self.inner, self.epoch, sample, &mut out)
             }))
             .unwrap_or_else(|panic| Filled {
                 sample: Err(Error::Internal {
@@ -249,20 +293,14 @@ impl Shared {
 
 impl Building {
     fn new(index: usize, plan: BatchPlan, inner: &Inner) -> Self {
-        let (height, width) = inner.pipeline.input_size();
         let n = plan.samples.len();
-        Self {
-            index,
-            images: Chunks::new(n, 3 * height * width),
-            filled: (0..n).map(|_| OnceLock::new()).collect(),
-            plan,
-        }
+        Self { index, images: Buffer::new(inner, n), filled: (0..n).map(|_| OnceLock::new()).collect(), plan }
     }
 
     fn finish(self, inner: &Inner, epoch: u64) -> Finished {
         let (height, width) = inner.pipeline.input_size();
         let n = self.plan.samples.len();
-        let mut images = self.images.into_inner();
+        let mut images = self.images.into_images();
         let (mut samples, mut replaced, mut all_bad) = (Vec::with_capacity(n), Vec::new(), Vec::new());
         let mut failed = None;
         for (place, filled) in self.filled.into_iter().enumerate() {
@@ -286,12 +324,14 @@ impl Building {
             .iter()
             .map(|&sample| inner.dataset.label(sample).map_or(-1, |label| label as i64))
             .collect();
-        let mixup = inner.options.mixup.as_ref().filter(|mixup| mixup.is_active());
-        let targets = mixup.map(|mixup| {
-            let key = self.plan.global_index;
-            let mut rng = KeyedRng::new(inner.options.seed, epoch, key, Purpose::Mixup);
-            mixup.apply(&mut images, &labels, (height, width), &mut rng)
-        });
+        let targets = match (inner.mixup(), &mut images) {
+            (Some(mixup), Images::Normalized(images)) => {
+                let key = self.plan.global_index;
+                let mut rng = KeyedRng::new(inner.options.seed, epoch, key, Purpose::Mixup);
+                Some(mixup.apply(images, &labels, (height, width), &mut rng))
+            }
+            _ => None,
+        };
         let batch = Batch {
             images,
             shape: [n, 3, height, width],
@@ -310,24 +350,24 @@ impl Building {
 /// Memory of one thread.
 #[derive(Default)]
 struct Worker {
+    decoding: decode::Scratch,
     scratch: Scratch,
 }
 
 impl Worker {
     /// Prepares a sample, or the one that stands in for it.
-    fn fill(&mut self, inner: &Inner, epoch: u64, sample: usize, out: &mut [f32]) -> Filled {
+    fn fill(&mut self, inner: &Inner, epoch: u64, sample: usize, out: &mut Slot<'_>) -> Filled {
         let seed = inner.options.seed;
         let mut bad = Vec::new();
         let mut substitutes = KeyedRng::new(seed, 0, sample as u64, Purpose::Replace);
         let mut candidate = sample;
         for _ in 0..=REPLACEMENTS {
-            match read(inner, candidate) {
-                Ok((image, damage)) => {
+            let mut rng = KeyedRng::new(seed, epoch, sample as u64, Purpose::Augment);
+            match self.prepare(inner, candidate, &mut rng, out) {
+                Ok(damage) => {
                     if let Some(reason) = damage {
                         bad.push(bad_sample(inner, candidate, reason, false));
                     }
-                    let mut rng = KeyedRng::new(seed, epoch, sample as u64, Purpose::Augment);
-                    inner.pipeline.apply(&image, &mut rng, &mut self.scratch, out);
                     return Filled { sample: Ok(candidate), bad };
                 }
                 Err(reason) => bad.push(bad_sample(inner, candidate, reason, true)),
@@ -345,14 +385,37 @@ impl Worker {
         });
         Filled { sample, bad }
     }
+
+    /// Reads, decodes and transforms one image; says what is wrong with a damaged one that gave pixels all the same.
+    fn prepare(
+        &mut self,
+        inner: &Inner,
+        sample: usize,
+        rng: &mut KeyedRng,
+        out: &mut Slot<'_>,
+    ) -> Result<Option<String>, String> {
+        let start = Instant::now();
+        let bytes = inner.dataset.read(sample).map_err(|e| e.to_string())?;
+        let read = Instant::now();
+        inner.meter.image(bytes.len() as u64);
+        inner.meter.spent(Stage::Reading, read - start);
+        let mut frame = None;
+        let choose = |size| frame.insert(inner.pipeline.frame(size, rng)).needs();
+        let decoded = decode::decode_part(&bytes, choose, &mut self.decoding);
+        let (image, damage) = decoded.map_err(|e| e.to_string())?;
+        let decoded = Instant::now();
+        inner.meter.spent(Stage::Decoding, decoded - read);
+        // A decoder that gave pixels has asked which ones are wanted.
+        let frame = frame.ok_or_else(|| "the decoder did not say the size".to_owned())?;
+        match out {
+            Slot::Normalized(out) => inner.pipeline.finish(frame, image, rng, &mut self.scratch, out),
+            Slot::Bytes(out) => inner.pipeline.finish_bytes(frame, image, rng, &mut self.scratch, out),
+        }
+        inner.meter.spent(Stage::Augmenting, decoded.elapsed());
+        Ok(damage)
+    }
 }
 
 fn bad_sample(inner: &Inner, sample: usize, reason: String, replaced: bool) -> BadSample {
     BadSample { index: sample as u64, name: inner.dataset.display_path(sample), reason, replaced }
-}
-
-fn read(inner: &Inner, sample: usize) -> Result<(RgbImage, Option<String>), String> {
-    let bytes = inner.dataset.read(sample).map_err(|e| e.to_string())?;
-    let decoded = decode::decode(&bytes).map_err(|e| e.to_string())?;
-    Ok((decoded.image, decoded.damage))
 }

@@ -1,8 +1,13 @@
-//! The only unsafe code of this crate: a file mapped into memory, and a buffer that threads fill together.
+//! The only unsafe code of this crate: a file mapped into memory, a buffer that threads fill together, and the vector
+//! code of the resize.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
 mod chunks;
 mod map;
+mod rows;
 
 pub(crate) use chunks::Chunks;
 pub(crate) use map::Map;
+pub(crate) use rows::{Rows, Taps};

@@ -1,16 +1,17 @@
 //! Pixels to the network's input: crop, resize, flip, colours, normalisation.
 
+mod coefficients;
 mod crop;
 mod normalize;
-pub(crate) mod resample;
+mod resample;
 
 pub use crop::{CropRule, RandomCrop, center, covering_size};
 pub use normalize::{Normalizer, flip_horizontal};
-pub use resample::{Filter, ResizeScratch, Window, resize};
+pub use resample::{Filter, Resize, ResizeScratch, Window};
 
 use crate::augment::Augmentation;
 use crate::augment::{AutoAugment, ColorJitter, Interpolation, RandomErasing};
-use crate::decode::RgbImage;
+use crate::decode::{Part, RgbImage};
 use crate::error::Error;
 use crate::rng::KeyedRng;
 
@@ -144,40 +145,77 @@ impl Pipeline {
     /// # Panics
     /// When `out` has another length than `3 * H * W`.
     pub fn apply(&self, image: &RgbImage, rng: &mut KeyedRng, scratch: &mut Scratch, out: &mut [f32]) {
-        let erasing = self.pixels(image, rng, scratch);
+        let frame = self.frame((image.height, image.width), rng);
+        self.finish(frame, Part::whole(image), rng, scratch, out);
+    }
+
+    /// The first step, for an image of this height and width: which window of it is resized how.
+    pub fn frame(&self, size: (usize, usize), rng: &mut KeyedRng) -> Resize {
+        match &self.steps {
+            Steps::Train { crop, interpolation, .. } => {
+                let window = crop.draw(size.0, size.1, rng);
+                Resize::to(window, self.input_size, interpolation.draw(rng))
+            }
+            Steps::Evaluate { crop_rule } => {
+                let covering = covering_size(size, self.input_size, *crop_rule);
+                let part = center(covering, self.input_size);
+                Resize { window: Window::whole(size), size: covering, part, filter: Filter::Bicubic }
+            }
+        }
+    }
+
+    /// Whether normalisation is the last step.
+    pub fn ends_with_normalization(&self) -> bool {
+        !matches!(self.steps, Steps::Train { erasing: Some(_), .. })
+    }
+
+    /// All other steps, for a part of the image in which all that `frame` needs lies; `out` is `[3, H, W]`.
+    ///
+    /// # Panics
+    /// When `out` has another length than `3 * H * W`, or `image` is not as `frame` needs it.
+    pub fn finish(
+        &self,
+        frame: Resize,
+        image: Part<'_>,
+        rng: &mut KeyedRng,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        self.pixels(frame, image, rng, scratch);
         self.normalizer.apply(&scratch.image, out);
-        if let Some(erasing) = erasing {
+        if let Steps::Train { erasing: Some(erasing), .. } = &self.steps {
             erasing.apply(out, self.input_size, rng);
         }
     }
 
+    /// As [`finish`](Self::finish), up to normalisation; `out` is `[H, W, 3]`.
+    ///
+    /// # Panics
+    /// As [`finish`](Self::finish).
+    pub fn finish_bytes(
+        &self,
+        frame: Resize,
+        image: Part<'_>,
+        rng: &mut KeyedRng,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) {
+        self.pixels(frame, image, rng, scratch);
+        out.copy_from_slice(&scratch.image.data);
+    }
+
     /// Everything before normalisation; the result is `scratch.image`.
-    fn pixels(&self, image: &RgbImage, rng: &mut KeyedRng, scratch: &mut Scratch) -> Option<&RandomErasing> {
-        let Scratch { resize: resize_scratch, image: result, other } = scratch;
-        let size = (image.height, image.width);
-        match &self.steps {
-            Steps::Train { crop, interpolation, hflip, color, erasing } => {
-                let window = crop.draw(image.height, image.width, rng);
-                let filter = interpolation.draw(rng);
-                resize(image, window, self.input_size, filter, resize_scratch, result);
-                if *hflip > 0.0 && rng.chance(*hflip) {
-                    flip_horizontal(result);
-                }
-                match color {
-                    Color::Keep => {}
-                    Color::Policy(policy) => policy.apply(result, other, rng),
-                    Color::Jitter(jitter) => jitter.apply(result, rng),
-                }
-                erasing.as_ref()
+    fn pixels(&self, frame: Resize, image: Part<'_>, rng: &mut KeyedRng, scratch: &mut Scratch) {
+        let Scratch { resize, image: result, other } = scratch;
+        frame.apply(image, resize, result);
+        if let Steps::Train { hflip, color, .. } = &self.steps {
+            if *hflip > 0.0 && rng.chance(*hflip) {
+                flip_horizontal(result);
             }
-            Steps::Evaluate { crop_rule } => {
-                let whole = Window { top: 0, left: 0, height: image.height, width: image.width };
-                let covering = covering_size(size, self.input_size, *crop_rule);
-                resize(image, whole, covering, Filter::Bicubic, resize_scratch, other);
-                // A resize to the same size copies the window.
-                let window = center(covering, self.input_size);
-                resize(other, window, self.input_size, Filter::Bicubic, resize_scratch, result);
-                None
+            match color {
+                Color::Keep => {}
+                Color::Policy(policy) => policy.apply(result, other, rng),
+                Color::Jitter(jitter) => jitter.apply(result, rng),
             }
         }
     }

@@ -4,19 +4,12 @@
 //! the vertical pass first when `h > oh` and `h - oh > 2 * (w - ow)`, else the horizontal one; the order changes
 //! results. As with torchvision's crop-then-resize, pixels outside the window are never seen.
 
-use crate::decode::RgbImage;
+use std::ops::Range;
 
-/// Fractional bits of a coefficient: 32, less 8 for the pixel, less 2 for the overshoot of the bicubic filter.
-const BITS: u32 = 32 - 8 - 2;
-
-/// How pixels are interpolated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// Triangle of width 2.
-    Bilinear,
-    /// Cubic convolution with a = -0.5, of width 4.
-    Bicubic,
-}
+pub use super::coefficients::Filter;
+use super::coefficients::{BITS, Coefficients, needed};
+use crate::decode::{Part, RgbImage};
+use crate::sys::{Rows, Taps};
 
 /// A rectangle of an image in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,142 +24,157 @@ pub struct Window {
     pub width: usize,
 }
 
+impl Window {
+    /// All of an image.
+    pub fn whole((height, width): (usize, usize)) -> Self {
+        Self { top: 0, left: 0, height, width }
+    }
+
+    fn rows(&self) -> Range<usize> {
+        self.top..self.top + self.height
+    }
+
+    fn columns(&self) -> Range<usize> {
+        self.left..self.left + self.width
+    }
+}
+
+/// A resize of a window of an image, of whose result a part is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resize {
+    /// What is resized. Pixels outside are never seen.
+    pub window: Window,
+    /// Height and width that the window is resized to.
+    pub size: (usize, usize),
+    /// The wanted part of the resized window; its pixels are those of the whole result.
+    pub part: Window,
+    /// How pixels are interpolated.
+    pub filter: Filter,
+}
+
+impl Resize {
+    /// Resizes a window to `size`.
+    pub fn to(window: Window, size: (usize, usize), filter: Filter) -> Self {
+        Self { window, size, part: Window::whole(size), filter }
+    }
+
+    /// The pixels of the image that the result depends on.
+    pub fn needs(&self) -> Window {
+        let rows = needed(self.window.height, self.size.0, self.part.rows(), self.filter);
+        let columns = needed(self.window.width, self.size.1, self.part.columns(), self.filter);
+        Window {
+            top: self.window.top + rows.start,
+            left: self.window.left + columns.start,
+            height: rows.len(),
+            width: columns.len(),
+        }
+    }
+
+    /// Carries it out on a part of the image in which all that it [needs](Self::needs) lies; `out` becomes the result.
+    ///
+    /// # Panics
+    /// When something needed lies outside `image`.
+    pub fn apply(&self, image: Part<'_>, scratch: &mut ResizeScratch, out: &mut RgbImage) {
+        let needs = self.needs();
+        let source = Rows {
+            data: &image.pixels.data
+                [((needs.top - image.top) * image.pixels.width + needs.left - image.left) * 3..],
+            stride: image.pixels.width * 3,
+            width: needs.width,
+            height: needs.height,
+        };
+        (out.height, out.width) = (self.part.height, self.part.width);
+        out.data.resize(out.height * out.width * 3, 0);
+        let ResizeScratch { between, rows, columns, vector } = scratch;
+        let (height, width) = (self.window.height, self.window.width);
+        let changes = (height != self.size.0, width != self.size.1);
+        if changes.0 {
+            rows.compute(height, self.size.0, self.part.rows(), self.filter);
+            rows.shift(needs.top - self.window.top);
+        }
+        if changes.1 {
+            columns.compute(width, self.size.1, self.part.columns(), self.filter);
+            columns.shift(needs.left - self.window.left);
+        }
+        let shrinks_by = (height as i64 - self.size.0 as i64, width as i64 - self.size.1 as i64);
+        match changes {
+            (false, false) => {
+                for (y, row) in out.data.chunks_exact_mut(source.width * 3).enumerate() {
+                    row.copy_from_slice(source.row(y));
+                }
+            }
+            (false, true) => horizontal(source, columns.taps(), vector, &mut out.data),
+            (true, false) => vertical(source, rows.taps(), vector, &mut out.data),
+            _ if shrinks_by.0 > 0 && shrinks_by.0 > 2 * shrinks_by.1 => {
+                between.resize(source.width * out.height * 3, 0);
+                vertical(source, rows.taps(), vector, between);
+                let between =
+                    Rows { data: between, stride: source.width * 3, width: source.width, height: out.height };
+                horizontal(between, columns.taps(), vector, &mut out.data);
+            }
+            _ => {
+                between.resize(out.width * source.height * 3, 0);
+                horizontal(source, columns.taps(), vector, between);
+                let between =
+                    Rows { data: between, stride: out.width * 3, width: out.width, height: source.height };
+                vertical(between, rows.taps(), vector, &mut out.data);
+            }
+        }
+    }
+}
+
 /// Memory that is used again from image to image.
 #[derive(Default)]
 pub struct ResizeScratch {
     between: Vec<u8>,
+    rows: Coefficients,
+    columns: Coefficients,
+    vector: Vector,
+}
+
+/// Memory of the passes, and whether they may use vector code.
+struct Vector {
+    #[cfg(target_arch = "x86_64")]
+    avx2: Option<crate::sys::avx2::Scratch>,
     sums: Vec<i32>,
 }
 
-/// Resizes a window of an image to `height` × `width`.
-///
-/// `out` becomes the result. The window must lie inside the image and, like the result, not be empty.
-pub fn resize(
-    image: &RgbImage,
-    window: Window,
-    (height, width): (usize, usize),
-    filter: Filter,
-    scratch: &mut ResizeScratch,
-    out: &mut RgbImage,
-) {
-    let source = View {
-        data: &image.data[(window.top * image.width + window.left) * 3..],
-        stride: image.width * 3,
-        width: window.width,
-        height: window.height,
-    };
-    out.width = width;
-    out.height = height;
-    out.data.resize(height * width * 3, 0);
-    let ResizeScratch { between, sums } = scratch;
-    let shrinks_by = (window.height as i64 - height as i64, window.width as i64 - width as i64);
-    match (width != window.width, height != window.height) {
-        (false, false) => {
-            for (y, row) in out.data.chunks_exact_mut(width * 3).enumerate() {
-                row.copy_from_slice(source.row(y));
-            }
-        }
-        (true, false) => horizontal(source, width, filter, &mut out.data),
-        (false, true) => vertical(source, height, filter, sums, &mut out.data),
-        _ if shrinks_by.0 > 0 && shrinks_by.0 > 2 * shrinks_by.1 => {
-            between.resize(window.width * height * 3, 0);
-            vertical(source, height, filter, sums, between);
-            let between = View { data: between, stride: window.width * 3, width: window.width, height };
-            horizontal(between, width, filter, &mut out.data);
-        }
-        _ => {
-            between.resize(width * window.height * 3, 0);
-            horizontal(source, width, filter, between);
-            let between = View { data: between, stride: width * 3, width, height: window.height };
-            vertical(between, height, filter, sums, &mut out.data);
+impl Default for Vector {
+    fn default() -> Self {
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            avx2: crate::sys::avx2::is_available().then(Default::default),
+            sums: Vec::new(),
         }
     }
 }
 
-/// Packed RGB pixels that may be part of a wider image.
-#[derive(Clone, Copy)]
-struct View<'a> {
-    data: &'a [u8],
-    stride: usize,
-    width: usize,
-    height: usize,
-}
-
-impl<'a> View<'a> {
-    fn row(&self, y: usize) -> &'a [u8] {
-        &self.data[y * self.stride..][..self.width * 3]
-    }
-}
-
-/// For each output position: the first input position and its fixed-point coefficients.
-struct Coefficients {
-    taps: Vec<(usize, usize)>,
-    values: Vec<i32>,
-    per_position: usize,
-}
-
-impl Coefficients {
-    fn new(input: usize, output: usize, filter: Filter) -> Self {
-        let scale = input as f64 / output as f64;
-        let filter_scale = scale.max(1.0);
-        let support = filter.support() * filter_scale;
-        let per_position = support.ceil() as usize * 2 + 1;
-        let mut taps = Vec::with_capacity(output);
-        let mut values = vec![0; output * per_position];
-        let mut weights = Vec::with_capacity(per_position);
-        for (position, values) in values.chunks_exact_mut(per_position).enumerate() {
-            let center = (position as f64 + 0.5) * scale;
-            // Truncation towards zero, as a cast in C does it.
-            let low = ((center - support + 0.5) as i64).max(0) as usize;
-            let high = ((center + support + 0.5) as i64).min(input as i64) as usize;
-            weights.clear();
-            weights.extend((low..high).map(|i| filter.at((i as f64 - center + 0.5) * (1.0 / filter_scale))));
-            let sum: f64 = weights.iter().sum();
-            for (value, weight) in values.iter_mut().zip(&weights) {
-                let weight = if sum == 0.0 { *weight } else { weight / sum };
-                let fixed = weight * f64::from(1 << BITS);
-                *value = if fixed < 0.0 { (fixed - 0.5) as i32 } else { (fixed + 0.5) as i32 };
-            }
-            taps.push((low, high - low));
+#[cfg(test)]
+impl ResizeScratch {
+    /// With the code that runs on every processor.
+    pub(super) fn portable() -> Self {
+        let mut scratch = Self::default();
+        #[cfg(target_arch = "x86_64")]
+        {
+            scratch.vector.avx2 = None;
         }
-        Self { taps, values, per_position }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let values = self.values.chunks_exact(self.per_position);
-        self.taps.iter().zip(values).map(|(&(low, n), values)| (low, &values[..n]))
+        scratch
     }
 }
 
-impl Filter {
-    fn support(self) -> f64 {
-        match self {
-            Self::Bilinear => 1.0,
-            Self::Bicubic => 2.0,
-        }
+fn horizontal(source: Rows<'_>, taps: Taps<'_>, vector: &mut Vector, out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(scratch) = &mut vector.avx2 {
+        return crate::sys::avx2::horizontal::<BITS>(source, taps, scratch, out);
     }
-
-    fn at(self, x: f64) -> f64 {
-        const A: f64 = -0.5;
-        let x = x.abs();
-        match self {
-            Self::Bilinear if x < 1.0 => 1.0 - x,
-            Self::Bicubic if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-            Self::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
-            _ => 0.0,
-        }
-    }
-}
-
-fn horizontal(source: View<'_>, width: usize, filter: Filter, out: &mut [u8]) {
-    let coefficients = Coefficients::new(source.width, width, filter);
-    for (y, out) in out.chunks_exact_mut(width * 3).enumerate().take(source.height) {
+    let _ = &vector;
+    for (y, out) in out.chunks_exact_mut(taps.positions.len() * 3).enumerate() {
         let row = source.row(y).as_chunks::<3>().0;
-        for (out, (low, values)) in out.as_chunks_mut::<3>().0.iter_mut().zip(coefficients.iter()) {
+        for (out, (low, values)) in out.as_chunks_mut::<3>().0.iter_mut().zip(each(taps)) {
             let mut sums = [1i32 << (BITS - 1); 3];
             for (pixel, &value) in row[low..].iter().zip(values) {
                 for (sum, &channel) in sums.iter_mut().zip(pixel) {
-                    *sum = sum.wrapping_add(i32::from(channel) * value);
+                    *sum = sum.wrapping_add(i32::from(channel).wrapping_mul(value));
                 }
             }
             *out = sums.map(to_u8);
@@ -174,20 +182,31 @@ fn horizontal(source: View<'_>, width: usize, filter: Filter, out: &mut [u8]) {
     }
 }
 
-fn vertical(source: View<'_>, height: usize, filter: Filter, sums: &mut Vec<i32>, out: &mut [u8]) {
-    let coefficients = Coefficients::new(source.height, height, filter);
-    for (out, (low, values)) in out.chunks_exact_mut(source.width * 3).zip(coefficients.iter()) {
+fn vertical(source: Rows<'_>, taps: Taps<'_>, vector: &mut Vector, out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(scratch) = &mut vector.avx2 {
+        return crate::sys::avx2::vertical::<BITS>(source, taps, scratch, out);
+    }
+    let sums = &mut vector.sums;
+    for (out, (low, values)) in out.chunks_exact_mut(source.width * 3).zip(each(taps)) {
         sums.clear();
         sums.resize(out.len(), 1 << (BITS - 1));
         for (y, &value) in values.iter().enumerate() {
             for (sum, &channel) in sums.iter_mut().zip(source.row(low + y)) {
-                *sum = sum.wrapping_add(i32::from(channel) * value);
+                *sum = sum.wrapping_add(i32::from(channel).wrapping_mul(value));
             }
         }
         for (out, &sum) in out.iter_mut().zip(&*sums) {
             *out = to_u8(sum);
         }
     }
+}
+
+fn each(taps: Taps<'_>) -> impl Iterator<Item = (usize, &[i32])> {
+    taps.positions
+        .iter()
+        .zip(taps.values.chunks_exact(taps.each))
+        .map(|(&(low, n), values)| (low, &values[..n]))
 }
 
 fn to_u8(sum: i32) -> u8 {

@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::rng::Purpose;
 use crate::testing::{goldens, json, npy, number, png};
-
-fn whole(image: &RgbImage) -> Window {
-    Window { top: 0, left: 0, height: image.height, width: image.width }
-}
 
 fn filter(name: &serde_json::Value) -> Filter {
     match name.as_str().unwrap() {
@@ -60,7 +58,8 @@ fn resize_and_centre_crop_equal_torchvisions() {
 fn resized_crop_equals_torchvisions() {
     let folder = goldens("preprocess");
     let goldens = json(&folder.join("preprocess.json"));
-    let (mut scratch, mut out) = (ResizeScratch::default(), RgbImage::default());
+    let (mut scratch, mut portable) = (ResizeScratch::default(), ResizeScratch::portable());
+    let mut out = RgbImage::default();
     let mut checked = 0;
     for case in goldens["resized_crop"].as_array().unwrap() {
         let Some(expected) = png(&folder.join(case["file"].as_str().unwrap())) else { continue };
@@ -70,8 +69,11 @@ fn resized_crop_equals_torchvisions() {
             case["box_top_left_height_width"].as_array().unwrap().iter().map(number).collect();
         let window = Window { top: corner[0], left: corner[1], height: corner[2], width: corner[3] };
         let size = number(&case["size"]);
-        resize(&image, window, (size, size), filter(&case["interpolation"]), &mut scratch, &mut out);
-        assert!(out == expected, "{case}");
+        let resize = Resize::to(window, (size, size), filter(&case["interpolation"]));
+        for scratch in [&mut scratch, &mut portable] {
+            resize.apply(Part::whole(&image), scratch, &mut out);
+            assert!(out == expected, "{case}");
+        }
         checked += 1;
     }
     assert!(checked >= 7, "only {checked} cases");
@@ -80,14 +82,18 @@ fn resized_crop_equals_torchvisions() {
 #[test]
 fn the_order_of_passes_is_pillows() {
     let folder = goldens("preprocess").join("vertical_first");
-    let (mut scratch, mut out) = (ResizeScratch::default(), RgbImage::default());
+    let (mut scratch, mut portable) = (ResizeScratch::default(), ResizeScratch::portable());
+    let mut out = RgbImage::default();
     let mut checked = 0;
     for case in json(&folder.join("vertical_first.json"))["cases"].as_array().unwrap() {
         let file = |key: &str| png(&folder.join(case[key].as_str().unwrap()));
         let (Some(image), Some(expected)) = (file("input"), file("output")) else { continue };
         let size = (expected.height, expected.width);
-        resize(&image, whole(&image), size, filter(&case["filter"]), &mut scratch, &mut out);
-        assert!(out == expected, "{case}");
+        let window = Window::whole((image.height, image.width));
+        for scratch in [&mut scratch, &mut portable] {
+            Resize::to(window, size, filter(&case["filter"])).apply(Part::whole(&image), scratch, &mut out);
+            assert!(out == expected, "{case}");
+        }
         checked += 1;
     }
     assert!(checked >= 2, "only {checked} cases");
@@ -107,6 +113,56 @@ fn the_fallback_crop_is_torchvisions() {
         // The areas asked for are larger than the image, so ten draws fail and the fallback is what is drawn.
         let mut rng = KeyedRng::new(0, 0, 0, Purpose::Augment);
         assert_eq!(crop.draw(size[1], size[0], &mut rng), expected, "{case}");
+    }
+}
+
+/// The pixels of a window, as an image.
+fn cut(image: &RgbImage, window: Window) -> RgbImage {
+    let rows = image.data.chunks_exact(image.width * 3).skip(window.top).take(window.height);
+    let data = rows.flat_map(|row| row[window.left * 3..][..window.width * 3].to_vec()).collect();
+    RgbImage { width: window.width, height: window.height, data }
+}
+
+/// A window with sides of at least 1 inside a size.
+fn window_in(size: (usize, usize), corner: (f64, f64), share: (f64, f64)) -> Window {
+    let side = |size: usize, share: f64| 1 + (share * (size - 1) as f64) as usize;
+    let (height, width) = (side(size.0, share.0), side(size.1, share.1));
+    let top = (corner.0 * (size.0 - height + 1) as f64) as usize;
+    let left = (corner.1 * (size.1 - width + 1) as f64) as usize;
+    Window { top, left, height, width }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Vector code equals portable code; a part of a result equals that part of all of it, made from no more pixels
+    /// than it says it needs.
+    #[test]
+    fn every_way_to_resize_is_the_same(
+        size in (1usize..90, 1usize..90),
+        to in (1usize..70, 1usize..70),
+        window in ((0.0..1.0f64, 0.0..1.0f64), (0.0..1.0f64, 0.0..1.0f64)),
+        part in ((0.0..1.0f64, 0.0..1.0f64), (0.0..1.0f64, 0.0..1.0f64)),
+        bicubic: bool,
+        seed: u64,
+    ) {
+        let mut rng = KeyedRng::new(seed, 0, 0, Purpose::Augment);
+        let data = (0..size.0 * size.1 * 3).map(|_| rng.below(256) as u8).collect();
+        let image = RgbImage { width: size.1, height: size.0, data };
+        let filter = if bicubic { Filter::Bicubic } else { Filter::Bilinear };
+        let all = Resize::to(window_in(size, window.0, window.1), to, filter);
+        let (mut expected, mut result) = (RgbImage::default(), RgbImage::default());
+        all.apply(Part::whole(&image), &mut ResizeScratch::portable(), &mut expected);
+        let mut scratch = ResizeScratch::default();
+        all.apply(Part::whole(&image), &mut scratch, &mut result);
+        prop_assert!(result == expected, "vector code differs");
+
+        let some = Resize { part: window_in(to, part.0, part.1), ..all };
+        let needs = some.needs();
+        let needed = cut(&image, needs);
+        let source = Part { pixels: &needed, top: needs.top, left: needs.left };
+        some.apply(source, &mut scratch, &mut result);
+        prop_assert!(result == cut(&expected, some.part), "a part differs");
     }
 }
 

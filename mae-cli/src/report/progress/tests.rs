@@ -45,14 +45,14 @@ fn an_epoch_ends_with_one_line() {
     let sink = Sink::default();
     let mut training = Progress::lines(sink.clone()).training(3, 2, 2);
     for _ in 0..2 {
-        training.step(&Step { loss: 0.5, lr: 1e-4, images: 4, waited: Duration::ZERO });
+        training.step(&Step { loss: 0.5, lr: 1e-4, images: 4, waited: Duration::ZERO, slowest: "decoding" });
     }
     assert_eq!(training.rates().stall, 0.0);
     training.end_epoch("train_loss 0.5000");
     let text = sink.text();
     assert!(text.starts_with("epoch 2/3  train_loss 0.5000  "), "{text}");
     assert!(
-        text.contains(" img/s  stall 0%  ") && text.ends_with('\n') && text.contains("ETA 0:00:0"),
+        text.contains(" img/s  stall 0% (model)  ") && text.ends_with('\n') && text.contains("ETA 0:00:0"),
         "{text}"
     );
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -62,7 +62,7 @@ fn an_epoch_ends_with_one_line() {
 #[test]
 fn a_step_is_told_with_loss_rate_and_epoch() {
     let mut training = Progress::silent().training(2, 10, 0);
-    let step = Step { loss: 1.25, lr: 2e-4, images: 8, waited: Duration::ZERO };
+    let step = Step { loss: 1.25, lr: 2e-4, images: 8, waited: Duration::ZERO, slowest: "decoding" };
     training.step(&step);
     assert_eq!(training.epoch_name(), "epoch 1/2");
     assert_eq!(training.batch_in_epoch(), 1);
@@ -71,6 +71,15 @@ fn a_step_is_told_with_loss_rate_and_epoch() {
         training.step(&step);
     }
     assert_eq!((training.epoch_name(), training.batch_in_epoch()), ("epoch 2/2".to_owned(), 1));
+}
+
+#[test]
+fn a_stall_names_what_the_loader_is_slow_at() {
+    let mut training = Progress::silent().training(1, 10, 0);
+    let step = |waited| Step { loss: 1.0, lr: 1e-4, images: 8, waited, slowest: "decoding" };
+    training.step(&step(Duration::from_secs(3600)));
+    let text = training.text(&step(Duration::ZERO));
+    assert!(text.contains("  stall 100% (decoding)  "), "{text}");
 }
 
 #[test]

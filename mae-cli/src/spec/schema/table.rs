@@ -133,7 +133,7 @@ section! {
         val_data_sources: String => Leaf::text("").example("/data/images_val.tar.gz");
         /// Images for inference.
         test_data_sources: Option<String> => Leaf::optional_text(EMPTY).example("/data/images_test.tar.gz");
-        /// Loader threads per device.
+        /// Loader threads per device; unset, one a core. Results do not depend on it.
         num_workers_per_gpu: usize => Leaf::int(2).limit(Limit::AtLeast(0.0));
         /// Resizing, cropping and mixing of images.
         augmentation: Augmentation => section(Augmentation::ROWS);
