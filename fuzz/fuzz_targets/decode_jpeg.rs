@@ -16,8 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (height, width) = (1 + draw(2, image.height - top), 1 + draw(3, image.width - left));
     let window = Window { top, left, height, width };
     let mut scratch = Scratch::default();
-    let (part, _) =
-        decode::decode_part(&bytes, |_| window, &mut scratch).expect("a window of a readable image");
+    let (part, _) = decode::decode_part(&bytes, |_| window, &mut scratch).expect("a window of a readable image");
     for y in top..top + height {
         let start = ((y - part.top) * part.pixels.width + left - part.left) * 3;
         let expected = (y * image.width + left) * 3;
