@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by scripts/torture: several processes with a fault at a random place, again and again.
+# Sourced by scripts/torture-dist: several processes with a fault at a random place, again and again.
 
 # torture_dist MAE FOLDER [RUNS [SEED]]: every run of four ranks must end within the timeout and a margin, in an error that
 # says so in status.json, or in a restart that finishes with the bits of a run without a fault. Nothing may be left running.
