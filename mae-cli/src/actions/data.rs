@@ -153,7 +153,7 @@ fn threads(ranks: &dyn Collective) -> usize {
     if ranks.world_size() == 1 {
         return 0;
     }
-    let local = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.trim().parse().ok());
+    let local = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.trim().parse::<usize>().ok());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores / local.unwrap_or(1).max(1)).clamp(1, 16)
 }
