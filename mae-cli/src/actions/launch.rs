@@ -70,6 +70,7 @@ pub(super) fn place(plan: &Plan) -> Result<Placement> {
         // Said once, before each worker finds out.
         Nccl::load().map_err(|reason| DistError::Nccl { reason })?;
     }
+    environment.warnings.iter().for_each(|warning| say(&format!("note: {warning}")));
     Ok(Placement::Workers(Box::new(launcher(plan, workers, node)?)))
 }
 
