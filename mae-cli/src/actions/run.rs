@@ -18,6 +18,9 @@ use crate::report::status::StatusFile;
 use crate::spec::Plan;
 use crate::spec::schema::DistributedStrategy;
 
+/// The group of a run of several processes.
+type Group = Option<Rc<GlooCollective>>;
+
 /// An action under way.
 pub struct Run {
     /// Bars or lines for the person who watches.
@@ -28,7 +31,7 @@ pub struct Run {
     pub device: Device,
     collective: Rc<dyn Collective>,
     /// The same, where there are several processes.
-    group: Option<Rc<GlooCollective>>,
+    group: Group,
     interrupt: Interrupt,
 }
 
@@ -130,7 +133,7 @@ impl Run {
         plan: &Plan,
         environment: &Environment,
         progress: &Progress,
-    ) -> Result<(Device, Rc<dyn Collective>, Option<Rc<GlooCollective>>)> {
+    ) -> Result<(Device, Rc<dyn Collective>, Group)> {
         // One process of one node needs no group, whoever started it.
         let Role::Worker(worker) = &environment.role else {
             return Ok((device::choose(plan, 0, progress)?, Rc::new(SingleProcess), None));
