@@ -18,6 +18,7 @@ mod model;
 mod picture;
 mod run;
 mod signals;
+mod skipped;
 mod train;
 
 use mae_dist::Environment;
@@ -29,6 +30,7 @@ use launch::Placement;
 
 pub use bench_loader::bench_loader;
 pub use data_tools::{ToolEnd, data_tool};
+pub(crate) use device::find as find_device;
 pub use device::prepare as prepare_device;
 pub use run::Run;
 

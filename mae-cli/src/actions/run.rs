@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mae_core::engine::{Collective, CollectiveError, SingleProcess};
 use mae_dist::fault::with_faults;
@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::report;
 use crate::report::progress::Progress;
 use crate::report::status::StatusFile;
-use crate::spec::Plan;
 use crate::spec::schema::DistributedStrategy;
+use crate::spec::{Action, Plan};
 
 /// The group of a run of several processes.
 type Group = Option<Rc<GlooCollective>>;
@@ -33,6 +33,8 @@ pub struct Run {
     /// The same, where there are several processes.
     group: Group,
     interrupt: Interrupt,
+    /// When `train.max_time` is over.
+    deadline: Option<Instant>,
 }
 
 impl Run {
@@ -43,6 +45,8 @@ impl Run {
     /// When the folder cannot be written, or a device or process is missing.
     pub fn start(plan: &Plan, environment: &Environment) -> Result<Self> {
         let interrupt = Interrupt::watch_or_say_why()?;
+        let limit = if plan.action() == Action::Train { plan.max_time() } else { None };
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let first = match &environment.role {
             Role::Worker(worker) => worker.rank == 0,
             Role::Alone | Role::NodeLauncher(_) => true,
@@ -69,7 +73,7 @@ impl Run {
         }
         match Self::connect(plan, environment, &progress) {
             Ok((device, collective, group)) => {
-                Ok(Run { progress, status, device, collective, group, interrupt })
+                Ok(Run { progress, status, device, collective, group, interrupt, deadline })
             }
             Err(error) => {
                 status.fail(error.failure(), &error.to_string())?;
@@ -88,9 +92,14 @@ impl Run {
         Rc::clone(&self.collective)
     }
 
-    /// Whether the user or the system asked the run to end.
+    /// Whether the user or the system asked the run to end, or its time is over.
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.is_asked()
+        self.interrupt.is_asked() || self.is_time_over()
+    }
+
+    /// Whether `train.max_time` is over.
+    pub fn is_time_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Whether this process writes the run's files.

@@ -109,7 +109,7 @@ pub struct FitConfig {
 }
 
 /// A batch, for progress and logs.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Epoch, from 0.
     pub epoch: u64,
@@ -213,7 +213,7 @@ fn train_epoch<E: From<Error>>(
         }
         interrupted |= trainer.stop_is_agreed();
         // A state between two optimizer steps would lack the gradients summed so far.
-        if !outcome.stepped || last {
+        if !report.outcome.stepped || last {
             continue;
         }
         if interrupted {
