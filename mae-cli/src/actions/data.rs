@@ -141,11 +141,10 @@ fn options(plan: &Plan, device: Device, ranks: &dyn Collective) -> LoaderOptions
     LoaderOptions {
         batch_size: plan.batch_size(),
         seed: plan.train.seed as u64,
-        // Unset, the loader takes what the machine has.
         threads: if plan.is_set("dataset.num_workers_per_gpu") {
             plan.dataset.num_workers_per_gpu.max(1)
         } else {
-            0
+            threads(ranks)
         },
         rank: ranks.rank(),
         world_size: ranks.world_size(),
@@ -154,6 +153,17 @@ fn options(plan: &Plan, device: Device, ranks: &dyn Collective) -> LoaderOptions
         max_bad_fraction: plan.dataset.max_bad_fraction,
         ..LoaderOptions::default()
     }
+}
+
+/// Threads of a loader when the spec does not say: the loader's own choice (0) for one process, else this one's part of
+/// the machine.
+fn threads(ranks: &dyn Collective) -> usize {
+    if ranks.world_size() == 1 {
+        return 0;
+    }
+    let local = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.trim().parse::<usize>().ok());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / local.unwrap_or(1).max(1)).clamp(1, 16)
 }
 
 /// Puts a loader's batches on a device.

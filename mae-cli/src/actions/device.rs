@@ -19,7 +19,8 @@ pub fn prepare() {
     }
 }
 
-pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
+/// The device of the process with this index on its node.
+pub(super) fn choose(plan: &Plan, local_rank: usize, progress: &Progress) -> Result<Device> {
     let on_cpu = match plan.action() {
         Action::Export => plan.export.on_cpu,
         // The engine is built by another program, on the device that it is told.
@@ -29,7 +30,7 @@ pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
     if on_cpu {
         return Ok(Device::Cpu);
     }
-    let (device, remark) = find(plan.device, plan.gpu_id())?;
+    let (device, remark) = find(plan.device, plan.gpu_id(local_rank))?;
     if let Some(remark) = remark {
         progress.say(remark);
     }

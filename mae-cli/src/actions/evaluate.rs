@@ -7,7 +7,7 @@ use mae_data::Layout;
 use super::bad_samples::BadSamples;
 use super::classifier::Classifier;
 use super::data::Placement;
-use super::{End, Run, classes, data};
+use super::{End, Run, agreement, classes, data};
 use crate::error::Result;
 use crate::report::tensorboard::EventWriter;
 use crate::spec::Plan;
@@ -24,6 +24,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
         classes::fit_the_model(plan, key, &dataset, &run.progress)?;
         classes::agree(&trained, key, &dataset)?;
     }
+    agreement::on_the_data(key, &dataset, run.collective())?;
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run.device, run.collective())?;
     let placement = Placement::new(plan, run.device);

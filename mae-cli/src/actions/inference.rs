@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::bad_samples::BadSamples;
 use super::classifier::Classifier;
 use super::data::Placement;
-use super::{End, Run, data};
+use super::{End, Run, agreement, data};
 use crate::error::{Error, Result};
 use crate::report::results::{self, Format, Prediction};
 use crate::spec::Plan;
@@ -25,7 +25,9 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
     }
     let (mut classifier, names) = Classifier::restore(plan, run)?;
     let source = plan.dataset.test_data_sources.as_deref().unwrap_or_default();
-    let dataset = data::open(plan, "dataset.test_data_sources", source, Layout::Flat, &run.progress)?;
+    let key = "dataset.test_data_sources";
+    let dataset = data::open(plan, key, source, Layout::Flat, &run.progress)?;
+    agreement::on_the_data(key, &dataset, run.collective())?;
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run.device, run.collective())?;
     let placement = Placement::new(plan, run.device);

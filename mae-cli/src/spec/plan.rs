@@ -188,13 +188,41 @@ impl Plan {
         count.max(ids.len())
     }
 
-    /// The first device of this action, from 0.
-    pub fn gpu_id(&self) -> usize {
+    /// The device of a process of this action, given its index on its node: the one that `gpu_ids` lists there, or, when
+    /// `num_gpus` asks for more devices than it lists, the one of that index.
+    pub fn gpu_id(&self, local_rank: usize) -> usize {
+        let (count, ids) = self.gpus();
         match self.action {
             Action::Export => usize::try_from(self.spec.export.gpu_id).unwrap_or(0),
             Action::GenTrtEngine => usize::try_from(self.spec.gen_trt_engine.gpu_id).unwrap_or(0),
-            _ => self.gpus().1.first().copied().unwrap_or(0),
+            _ if count > ids.len() => local_rank,
+            _ => ids.get(local_rank).copied().unwrap_or(local_rank),
         }
+    }
+
+    /// Machines that the spec asks for.
+    pub fn num_nodes(&self) -> usize {
+        match self.action {
+            Action::Train => self.spec.train.num_nodes,
+            Action::Evaluate => self.spec.evaluate.num_nodes,
+            Action::Inference => self.spec.inference.num_nodes,
+            Action::Export | Action::GenTrtEngine => 1,
+        }
+    }
+
+    /// What every process of a run must have set alike: each field with its value, as text. Where files lie and which
+    /// devices are used may differ from machine to machine.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        const OWN: [&str; 6] =
+            ["results_dir", "_data_sources", "cache_dir", "gpu_ids", "gpu_id", "num_workers_per_gpu"];
+        schema::leaves()
+            .into_iter()
+            .filter(|(path, ..)| !OWN.iter().any(|end| path.ends_with(end)))
+            .filter_map(|(path, ..)| {
+                let value = select(&self.resolved, &path)?.value.shown();
+                Some((path, value))
+            })
+            .collect()
     }
 
     fn gpus(&self) -> (usize, &[usize]) {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `road` | pretrain, finetune, evaluate, inference, export, and the artefacts of each |
 //! | `interop` | our files in PyTorch, onnx and onnxruntime; upstream's checkpoint in ours |
+//! | `distributed` | several processes: launch, equality with one, failures, restarts, torchrun |
 //! | `resume` | interrupts, kills, threads: the same weights bit for bit |
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
@@ -28,6 +29,7 @@ mod ckpt;
 mod cli;
 mod common;
 mod data_tools;
+mod distributed;
 mod engine;
 mod errors;
 mod exports;

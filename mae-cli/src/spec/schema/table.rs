@@ -251,6 +251,12 @@ section! {
         checkpoint_keep_best: bool => Leaf::bool(false).extension();
         /// Write the weights of each checkpoint as .safetensors, too.
         checkpoint_safetensors: bool => Leaf::bool(false).extension();
+        /// Seconds that the processes of a run may take to find each other, to do their first step, and to wait for a checkpoint.
+        init_timeout: usize => Leaf::int(600).min(1.0).extension();
+        /// Seconds after the first step in which a process must take part in what all do, before it counts as lost.
+        comm_timeout: usize => Leaf::int(120).min(1.0).extension();
+        /// How often a training on several processes is started again from its last checkpoint after one of them failed.
+        max_restarts: usize => Leaf::int(0).min(0.0).extension();
     }
 }
 

@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A run that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A folder in which a test works; every path that `mae` sees is relative to it.
 pub struct Sandbox(tempfile::TempDir);
@@ -112,9 +112,14 @@ impl Sandbox {
 
     /// Starts `mae` in the background; what it says goes to `name.log`.
     pub fn start(&self, name: &str, arguments: &[&str]) -> Started {
+        self.start_command(name, self.command(arguments))
+    }
+
+    /// Starts a command in the background; what it says goes to `name.log`.
+    pub fn start_command(&self, name: &str, mut command: Command) -> Started {
         let log = self.path(format!("{name}.log"));
         let file = fs::File::create(&log).unwrap();
-        let child = self.command(arguments).stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
         Started { child, log }
     }
 }
