@@ -32,7 +32,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
     let mut done = 0;
     let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
     let result = batches.try_for_each(|batch| -> Result<()> {
-        let batch = placement.place_counted(batch?)?;
+        let batch = placement.place_counted(batch?, &loader)?;
         evaluation.add(&batch)?;
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));
