@@ -4,6 +4,7 @@
 //! overrides anywhere after the sub-command. Two differ: a usage error exits with 1, not 2, because 2 means that a run
 //! failed; and the command line is never split a second time, so paths with blanks work.
 
+use crate::bench::StepOptions;
 use crate::spec::schema::{self, Found};
 use crate::spec::{self, Action, Kind};
 use crate::tool_args::{Bench, BenchLimits, DataTool};
@@ -37,6 +38,12 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
+    /// Look into checkpoints, convert, compare and average them
+    Ckpt {
+        /// What to do with them
+        #[command(subcommand)]
+        command: crate::ckpt::Command,
+    },
     /// Look at images, check them, pack them anew, divide them
     Data {
         /// The tool
@@ -99,6 +106,10 @@ pub enum Request {
         /// The only section to print.
         package: Option<String>,
     },
+    /// `bench step`.
+    BenchStep(StepOptions),
+    /// `ckpt`.
+    Checkpoint(crate::ckpt::Command),
     /// `default_specs`.
     DefaultSpecs {
         /// Overrides in order; `results_dir=` is the one that matters.
@@ -128,6 +139,8 @@ impl Args {
             Command::Evaluate(given) => (Action::Evaluate, given),
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
+            Command::Bench { what: Bench::Step(options) } => return Ok(Request::BenchStep(options)),
+            Command::Ckpt { command } => return Ok(Request::Checkpoint(command)),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
             Command::Data { tool } => return Ok(Request::Data(tool)),
             Command::Bench { what: Bench::Loader { overrides, limits } } => {
@@ -174,6 +187,7 @@ where
 /// The command with its help texts, in which fields and defaults come from the table of the schema.
 pub fn command() -> clap::Command {
     let mut command = Args::command().after_help(AFTER_HELP);
+    command = command.mut_subcommand("ckpt", |sub| sub.after_help(crate::ckpt::EXAMPLES));
     for (name, example, keys) in HELP {
         command = command.mut_subcommand(name, |sub| sub.after_help(format!("{}{example}", fields(keys))));
     }

@@ -46,6 +46,9 @@ pub enum Error {
         "the checkpoint was not saved: {0}\n  help: free space on the disk or choose another results_dir; the same command resumes from the last checkpoint that is complete"
     )]
     Save(#[source] mae_core::checkpoint::Error),
+    /// A checkpoint that `mae ckpt` was told to read or to write.
+    #[error(transparent)]
+    Checkpoint(mae_core::checkpoint::Error),
     /// A file that an action was told to use or to write.
     #[error("{key}: {problem}\n  help: {help}")]
     File {
@@ -79,7 +82,7 @@ impl Error {
             Error::Spec(_) | Error::File { .. } => 1,
             Error::Core(error) if is_setting(error) => 1,
             Error::Data(mae_data::Error::InvalidSetting { .. }) => 1,
-            Error::Data(_) | Error::Classes { .. } => 3,
+            Error::Data(_) | Error::Classes { .. } | Error::Checkpoint(_) => 3,
             Error::Core(_) | Error::Dist(_) | Error::Report(_) | Error::Save(_) | Error::Device { .. } => 2,
         }
     }
@@ -89,7 +92,7 @@ impl Error {
         match self {
             Error::At { source, .. } => source.failure(),
             Error::Spec(_) => Failure::Configuration,
-            Error::File { .. } | Error::Classes { .. } => Failure::Parameter,
+            Error::File { .. } | Error::Classes { .. } | Error::Checkpoint(_) => Failure::Parameter,
             Error::Core(error) if is_setting(error) => Failure::Parameter,
             Error::Data(mae_data::Error::InvalidSetting { .. }) => Failure::Parameter,
             Error::Data(_) | Error::Report(_) | Error::Save(_) => Failure::FileSystem,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use mae_cli::actions::{self, End, ToolEnd};
 use mae_cli::args::{self, Request};
+use mae_cli::bench;
 use mae_cli::error::Error;
 use mae_cli::spec::interpolation::Context;
 use mae_cli::spec::{self, Action, Plan};
@@ -62,6 +63,17 @@ fn run(request: Request) -> Result<u8, Error> {
             let context = Context { env: &env, spec_name: &spec_name, action: action.name() };
             print(&composed.show(resolve.then_some(&context), package.as_deref())?);
             Ok(0)
+        }
+        Request::BenchStep(options) => {
+            let report = bench::step(&options)?;
+            let json = || serde_json::to_string(&report).unwrap_or_default();
+            print(&if options.json { json() } else { report.to_string() });
+            Ok(0)
+        }
+        Request::Checkpoint(command) => {
+            let (text, code) = mae_cli::ckpt::run(&command)?;
+            print(&text);
+            Ok(code)
         }
         Request::Data(tool) => match actions::data_tool(&tool)? {
             ToolEnd::Done(text) => {

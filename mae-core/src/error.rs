@@ -81,7 +81,7 @@ pub enum Error {
     },
     /// The loss or the gradients were not finite for too many steps in a row.
     #[error(
-        "the {what} was not finite for {steps} steps in a row (step {step}); the last good checkpoint is kept\n  help: lower train.optim.lr, or train in fp32"
+        "the {what} was not finite for {steps} steps in a row (step {step}); the last good checkpoint is kept\n  help: lower train.optim.lr, set train.clip_grad_norm, or train in fp32; train.max_bad_steps is how many are borne"
     )]
     NotFinite {
         /// `loss` or `gradient norm`.
@@ -90,6 +90,8 @@ pub enum Error {
         steps: usize,
         /// The optimizer step at which the run gave up.
         step: u64,
+        /// The samples of that step, as [`Skipped`](crate::engine::Skipped) has them.
+        samples: Vec<u64>,
     },
     /// A checkpoint could not be read or written.
     #[error(transparent)]

@@ -32,6 +32,8 @@ pub(super) fn open(
     if let Some(folder) = &plan.dataset.cache_dir {
         options.cache_dir = PathBuf::from(folder);
     }
+    options.cache_limit = plan.dataset.cache_limit_gb.map(|limit| (limit * 1e9) as u64);
+    options.cache_eviction = plan.dataset.cache_eviction;
     let task: Arc<Mutex<Option<Task>>> = Arc::default();
     let (shown, reporter) = (Arc::clone(&task), progress.clone());
     options.progress = Some(Arc::new(move |at: mae_data::OpenProgress| {

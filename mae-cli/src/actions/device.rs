@@ -20,14 +20,23 @@ pub fn prepare() {
 }
 
 pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
+    let (device, remark) = find(plan.device, plan.gpu_id())?;
+    if let Some(remark) = remark {
+        progress.say(remark);
+    }
+    Ok(device)
+}
+
+/// The device that is wanted, and what the user should know about it.
+pub(crate) fn find(wanted: Wanted, gpu_id: usize) -> Result<(Device, Option<&'static str>)> {
     let usable = Cuda::is_available();
-    match plan.device {
-        Wanted::Cpu => Ok(Device::Cpu),
-        Wanted::Cuda | Wanted::Auto if usable => Ok(Device::Cuda(plan.gpu_id())),
-        Wanted::Auto if !driver_is_there() => {
-            progress.say("Running on the CPU: this machine has no NVIDIA driver (device=cpu says that this is meant).");
-            Ok(Device::Cpu)
-        }
+    match wanted {
+        Wanted::Cpu => Ok((Device::Cpu, None)),
+        Wanted::Cuda | Wanted::Auto if usable => Ok((Device::Cuda(gpu_id), None)),
+        Wanted::Auto if !driver_is_there() => Ok((
+            Device::Cpu,
+            Some("Running on the CPU: this machine has no NVIDIA driver (device=cpu says that this is meant)."),
+        )),
         Wanted::Cuda if !driver_is_there() => Err(Error::Device {
             problem: "device = cuda, but this machine has no NVIDIA driver".into(),
             help: "set device=cpu, or install the driver".into(),

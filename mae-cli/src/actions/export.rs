@@ -1,9 +1,7 @@
 //! `mae export`: the model as an ONNX file.
 
 use mae_core::arch::Arch;
-use mae_core::backbone::Purpose;
 use mae_core::checkpoint::dialect::Role;
-use mae_core::classify::ClassifierConfig;
 use mae_core::model::Model;
 use mae_core::onnx;
 
@@ -25,18 +23,16 @@ pub(super) fn export(plan: &Plan, run: &mut Run) -> Result<()> {
     let (height, width) = plan.export_size();
     let size = (height as i64, width as i64);
     let checkpoint = model::open_trained(plan, run)?;
-    let (config, role) = match plan.train.stage {
-        Stage::Finetune => (model::classifier_config(plan, arch)?, Role::Full),
+    let seed = plan.train.seed as u64;
+    let (mut model, role) = match plan.train.stage {
+        Stage::Finetune => {
+            (Model::classifier(arch, size, &plan.classifier_config(), seed, run.device)?, Role::Full)
+        }
         Stage::Pretrain => {
             let num_classes = plan.model.num_classes as i64;
-            (
-                ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Features },
-                Role::Backbone,
-            )
+            (Model::backbone(arch, size, num_classes, seed, run.device)?, Role::Backbone)
         }
     };
-    let mut model = Model::classifier(arch, size, &config, plan.train.seed as u64, run.device)
-        .map_err(|error| Error::Core(error).at("export.input_height, export.input_width"))?;
     let report = model::load(&mut model, "export.checkpoint", plan.checkpoint(), &checkpoint, role)?;
     run.progress.say(&format!("Weights from {}: {report}", plan.checkpoint()));
 

@@ -16,6 +16,7 @@ mod model;
 mod picture;
 mod run;
 mod signals;
+mod skipped;
 mod train;
 
 use crate::error::Result;
@@ -23,6 +24,7 @@ use crate::spec::{Action, Plan};
 
 pub use bench_loader::bench_loader;
 pub use data_tools::{ToolEnd, data_tool};
+pub(crate) use device::find as find_device;
 pub use device::prepare as prepare_device;
 pub use run::Run;
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::rc::Rc;
+use std::time::Instant;
 
 use mae_core::engine::{Collective, SingleProcess};
 use mae_dist::{Environment, GlooCollective, GlooCollectiveOptions, Role};
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::report;
 use crate::report::progress::Progress;
 use crate::report::status::StatusFile;
-use crate::spec::Plan;
+use crate::spec::{Action, Plan};
 
 /// An action under way.
 pub struct Run {
@@ -25,6 +26,8 @@ pub struct Run {
     pub device: Device,
     collective: Rc<dyn Collective>,
     interrupt: Interrupt,
+    /// When `train.max_time` is over.
+    deadline: Option<Instant>,
 }
 
 impl Run {
@@ -36,6 +39,8 @@ impl Run {
     pub fn start(plan: &Plan) -> Result<Self> {
         let watched = Interrupt::watch();
         let interrupt = watched.map_err(unwatched)?;
+        let limit = if plan.action() == Action::Train { plan.max_time() } else { None };
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let environment = Environment::resolve(&Environment::variables(), None)?;
         let first = match &environment.role {
             Role::Worker(worker) => worker.rank == 0,
@@ -59,7 +64,7 @@ impl Run {
             progress.say(&format!("note: {note}"));
         }
         match Self::connect(plan, &environment, &progress) {
-            Ok((device, collective)) => Ok(Run { progress, status, device, collective, interrupt }),
+            Ok((device, collective)) => Ok(Run { progress, status, device, collective, interrupt, deadline }),
             Err(error) => {
                 status.fail(error.failure(), &error.to_string())?;
                 Err(error)
@@ -77,9 +82,14 @@ impl Run {
         Rc::clone(&self.collective)
     }
 
-    /// Whether the user or the system asked the run to end.
+    /// Whether the user or the system asked the run to end, or its time is over.
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.is_asked()
+        self.interrupt.is_asked() || self.is_time_over()
+    }
+
+    /// Whether `train.max_time` is over.
+    pub fn is_time_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Whether this process writes the run's files.

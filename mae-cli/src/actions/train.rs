@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
 use mae_core::engine::{
     Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
-    StepReport, Trainer, TrainerConfig, fit,
+    SkipReason, Skipped, StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::Model;
 use mae_core::ops::Precision;
@@ -19,18 +20,19 @@ use mae_data::loader::Work;
 use mae_data::{Layout, Loader};
 
 use super::bad_samples::BadSamples;
-use super::checkpoints::{Checkpoints, resume_point};
+use super::checkpoints::{Checkpoints, ResumePoint, resume_point};
 use super::data::TrainingData;
+use super::skipped::SkippedSteps;
 use super::{End, Run, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
 use crate::report::status::EpochStatus;
-use crate::report::tensorboard::EventWriter;
+use crate::report::tensorboard::{self, EventWriter};
 use crate::spec::Plan;
 use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
 
-/// Steps in a row that may be left out because something was not finite.
-const MAX_BAD_STEPS: u64 = 20;
+/// Upstream's trainings log as version 1.
+const LOG_VERSION: u32 = 1;
 
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     if run.is_first() {
@@ -54,7 +56,10 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     let trainer_config = trainer_config(plan);
     let (optimizer, schedule) = (optimizer(plan, &model), schedule(plan, batches));
     let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &*collective);
-    if let Some((path, contents)) = &resume {
+    if let Some(ResumePoint { path, contents, notes }) = &resume {
+        for note in notes {
+            run.progress.say(&format!("note: not used: {note}"));
+        }
         trainer
             .resume(contents)
             .map_err(|error| Error::Core(error).at(format!("resuming from {}", path.display())))?;
@@ -88,13 +93,30 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         return Ok(End::Done);
     }
     let start = *trainer.cursor();
+    let good_steps = |trainer: &Trainer<'_>| trainer.cursor().step - trainer.skipped_steps();
+    let good_at_start = good_steps(&trainer);
+    if run.is_first() {
+        // What was logged after the state that the run starts from will be logged again.
+        run.status.rewind(start.epoch, start.step)?;
+        let validation_is_due = start.batch == batches;
+        tensorboard::rewind(
+            plan.results_dir(),
+            LOG_VERSION,
+            start.step.saturating_sub(u64::from(validation_is_due)),
+        )?;
+    }
     let preview = preview(plan, &mut data)?;
     let bad = BadSamples::open(plan, collective.rank(), resume.is_some())?;
     let done = (start.epoch * batches + start.batch) as usize;
     let mut hooks = TrainHooks {
         training: run.progress.training(plan.train.num_epochs, batches as usize, done),
-        events: if run.is_first() { Some(EventWriter::create(plan.results_dir(), 1)?) } else { None },
-        checkpoints: Checkpoints::new(plan, extra),
+        events: if run.is_first() {
+            Some(EventWriter::create(plan.results_dir(), LOG_VERSION)?)
+        } else {
+            None
+        },
+        checkpoints: Checkpoints::new(plan, extra, resume.as_ref().map(|resume| &resume.contents)),
+        skipped: SkippedSteps::new(plan.results_dir(), Arc::clone(data.train.dataset())),
         run,
         preview,
         waited: Rc::clone(&data.waited),
@@ -107,22 +129,31 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     };
     hooks.run.status.loop_started()?;
     let result = fit(&mut trainer, &mut data, &mut hooks, &config);
-    // What a step has earned is not lost to an error after it.
-    if result.is_err()
-        && trainer.cursor().step > start.step
-        && let Err(error) = hooks.save(&trainer, SaveReason::Interrupt)
-    {
-        hooks.training.say(&error.to_string());
+    if let Err(Error::Core(mae_core::Error::NotFinite { what, step, samples, .. })) = &result {
+        let reason = if *what == "loss" { SkipReason::Loss } else { SkipReason::Gradients };
+        hooks.left_out(*step, &Skipped { reason, samples: samples.clone() })?;
     }
+    // What a step has earned is not lost to an error after it.
+    if result.is_err() && good_steps(&trainer) > good_at_start {
+        hooks.save_after_an_error(&trainer);
+    }
+    let saved = hooks.checkpoints.wait();
     let TrainHooks { mut bad, loaders, run, .. } = hooks;
     bad.keep(&loaders.iter().collect::<Vec<_>>())?;
     bad.announce(&run.progress);
-    match result? {
+    let end = result?;
+    saved?;
+    match end {
         FitEnd::Finished | FitEnd::AlreadyFinished => {
             run.status.loop_complete()?;
             Ok(End::Done)
         }
-        FitEnd::Interrupted => Ok(End::Interrupted),
+        FitEnd::Interrupted => {
+            if run.is_time_over() {
+                run.progress.say("train.max_time is over; the same command goes on");
+            }
+            Ok(End::Interrupted)
+        }
     }
 }
 
@@ -216,7 +247,7 @@ fn trainer_config(plan: &Plan) -> TrainerConfig {
         accumulate: plan.train.accum_grad_batches as u64,
         clip_grad_norm: plan.train.clip_grad_norm,
         label_smoothing: plan.dataset.augmentation.smoothing,
-        max_bad_steps: MAX_BAD_STEPS,
+        max_bad_steps: plan.train.max_bad_steps as u64,
     }
 }
 
@@ -317,6 +348,7 @@ struct TrainHooks<'r> {
     training: Training,
     events: Option<EventWriter>,
     checkpoints: Checkpoints,
+    skipped: SkippedSteps,
     preview: Option<Batch>,
     waited: Rc<Cell<Duration>>,
     bad: BadSamples,
@@ -330,6 +362,20 @@ struct TrainHooks<'r> {
 }
 
 impl TrainHooks<'_> {
+    /// Without the other processes, which may be gone. A second error is told, and the first one ends the run.
+    fn save_after_an_error(&mut self, trainer: &Trainer<'_>) {
+        if !self.run.is_first() {
+            return;
+        }
+        let saved = self.checkpoints.save(trainer, SaveReason::Interrupt);
+        match saved.and_then(|path| self.checkpoints.wait().map(|()| path)) {
+            Ok(path) => {
+                self.training.say(&format!("Saved {}; the same command goes on from there", path.display()));
+            }
+            Err(error) => self.training.say(&error.to_string()),
+        }
+    }
+
     /// What the training loader has done so far.
     fn work(&self) -> Work {
         self.loaders.first().map(|loader| loader.meter().read()).unwrap_or_default()
@@ -343,6 +389,18 @@ impl TrainHooks<'_> {
     }
 }
 
+impl TrainHooks<'_> {
+    /// Reports a step (from 0) that was left out.
+    fn left_out(&mut self, step: u64, skipped: &Skipped) -> Result<()> {
+        if !self.run.is_first() {
+            return Ok(());
+        }
+        let message = self.skipped.add(step, skipped)?;
+        self.training.say(&message);
+        Ok(self.run.status.warning(&message)?)
+    }
+}
+
 impl Hooks<Error> for TrainHooks<'_> {
     fn epoch_started(&mut self, _epoch: u64, _start: u64) -> Result<()> {
         self.waited.set(Duration::ZERO);
@@ -351,7 +409,9 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn batch_done(&mut self, report: &StepReport) -> Result<Control> {
-        let outcome = report.outcome;
+        // A full disk ends the run now, not at the next checkpoint.
+        self.checkpoints.poll()?;
+        let outcome = &report.outcome;
         self.training.step(&Step {
             loss: outcome.loss,
             lr: outcome.lr,
@@ -359,13 +419,8 @@ impl Hooks<Error> for TrainHooks<'_> {
             waited: self.waited.take(),
             slowest: self.work().since(&self.work_before).longest().name(),
         });
-        if outcome.skipped {
-            let message = format!(
-                "step {} was left out: its loss or gradients were not finite",
-                report.step.saturating_sub(1)
-            );
-            self.training.say(&message);
-            self.run.status.warning(&message)?;
+        if let Some(skipped) = &outcome.skipped {
+            self.left_out(report.step.saturating_sub(1), skipped)?;
         }
         Ok(if self.run.is_interrupted() { Control::Interrupt } else { Control::Continue })
     }
@@ -373,6 +428,7 @@ impl Hooks<Error> for TrainHooks<'_> {
     fn validated(&mut self, trainer: &Trainer<'_>, metrics: &Metrics) -> Result<()> {
         self.run.status.validated(metrics.loss, metrics.accuracy)?;
         let step = trainer.cursor().step;
+        self.checkpoints.validated(step, metrics);
         self.scalar("val_loss", step, metrics.loss)?;
         if let Some(accuracy) = metrics.accuracy {
             self.scalar("acc", step, accuracy)?;
@@ -416,11 +472,14 @@ impl Hooks<Error> for TrainHooks<'_> {
         if self.run.is_first() {
             let path = self.checkpoints.save(trainer, reason)?;
             if reason == SaveReason::Interrupt {
+                self.checkpoints.wait()?;
                 self.training.say(&format!("Saved {}; the same command goes on from there", path.display()));
             }
         }
-        // Nobody goes on before the file is there: a rank that dies next can then be restarted from it.
-        trainer.collective.barrier()?;
+        // The others end only when the file is there; between epochs nobody waits for a disk.
+        if reason == SaveReason::Interrupt {
+            trainer.collective.barrier()?;
+        }
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 pub mod progress;
 mod python_json;
 pub mod results_csv;
+mod rewind;
 pub mod status;
 pub mod tensorboard;
 

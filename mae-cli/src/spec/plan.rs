@@ -9,9 +9,11 @@ use super::yaml;
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 mod check;
 mod differences;
+mod model;
 mod typed;
 
 /// What the program is asked to do.
@@ -114,6 +116,7 @@ impl Plan {
         let plan =
             Self { action, spec, root, resolved, results_dir: PathBuf::from(results_dir), notes: Vec::new() };
         check::rules(&plan)?;
+        model::rules(&plan)?;
         notes.extend(check::notes(&plan));
         Ok(Self { notes, ..plan })
     }
@@ -151,6 +154,16 @@ impl Plan {
             Action::Inference => &self.spec.inference.checkpoint,
             Action::Export => &self.spec.export.checkpoint,
         }
+    }
+
+    /// How long a training may run; `None` without a limit, or when the text is not DD:HH:MM:SS.
+    pub fn max_time(&self) -> Option<Duration> {
+        let text = self.spec.train.max_time.as_deref()?;
+        let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+        let [days, hours, minutes, seconds] = parts.as_slice() else { return None };
+        let hours = days.checked_mul(24)?.checked_add(*hours)?;
+        let minutes = hours.checked_mul(60)?.checked_add(*minutes)?;
+        Some(Duration::from_secs(minutes.checked_mul(60)?.checked_add(*seconds)?))
     }
 
     /// Processes of this action on a node: `num_gpus`, or as many as `gpu_ids` lists.

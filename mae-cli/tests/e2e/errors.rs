@@ -97,8 +97,8 @@ fn data_sources() {
     }
     refused("archive_cut_off", &train("cut.tar.gz"));
     refused("plain_archive_cut_off", &train("cut.tar"));
-    sandbox.write("archive.zip", b"PK\x03\x04 and so on");
-    refused("archive_of_another_kind", &train("archive.zip"));
+    sandbox.write("archive.7z", b"7z\xbc\xaf\x27\x1c and so on");
+    refused("archive_of_another_kind", &train("archive.7z"));
 
     refused("classes_of_the_model", "train -e finetune.yaml model.num_classes=7");
     refused("batch_larger_than_the_data", "train -e finetune.yaml dataset.batch_size=64");

@@ -296,7 +296,7 @@ fn the_demo_archive_gives_batches() {
     let archive =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../datasets/fashion_mnist_8k/images_val.tar.gz");
     let cache = tempfile::tempdir().unwrap();
-    let open = OpenOptions { cache_dir: cache.path().to_owned(), progress: None };
+    let open = OpenOptions { cache_dir: cache.path().to_owned(), ..OpenOptions::default() };
     let dataset = Arc::new(Dataset::open(archive.to_str().unwrap(), Layout::ImageFolder, &open).unwrap());
     assert_eq!((dataset.len(), dataset.class_counts()), (1000, vec![100; 10]));
     let augmentation = Augmentation { input_size: (32, 32), ..Augmentation::default() };

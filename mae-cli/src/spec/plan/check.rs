@@ -206,6 +206,15 @@ fn train(plan: &Plan, contradiction: impl Fn(&str, String, String) -> Error) -> 
             ));
         }
     }
+    if let Some(text) = &plan.train.max_time
+        && plan.max_time().is_none()
+    {
+        return Err(contradiction(
+            "train.max_time",
+            format!("expected days, hours, minutes and seconds, DD:HH:MM:SS, found {text}"),
+            "for example train.max_time=00:03:55:00".to_owned(),
+        ));
+    }
     Ok(())
 }
 

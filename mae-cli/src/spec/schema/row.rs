@@ -104,6 +104,8 @@ pub struct Leaf {
     pub automl: Option<bool>,
     /// TAO's flag for fields that its user interfaces show first.
     pub popular: bool,
+    /// Whether a list of texts is taken too, and joined by commas.
+    pub joins_lists: bool,
     /// A value that is right, shown in messages; empty means the default is shown.
     pub example: &'static str,
 }
@@ -151,6 +153,7 @@ impl Leaf {
             upstream: Upstream::Honoured,
             automl: None,
             popular: false,
+            joins_lists: false,
             example: "",
         }
     }
@@ -257,6 +260,11 @@ impl Leaf {
 
     pub(super) const fn popular(mut self) -> Self {
         self.popular = true;
+        self
+    }
+
+    pub(super) const fn joins_lists(mut self) -> Self {
+        self.joins_lists = true;
         self
     }
 

@@ -127,20 +127,24 @@ section! {
     Dataset {
         /// Images per device and step.
         batch_size: usize => Leaf::int(3).min(1.0).max(INF).example("64");
-        /// Training images: a folder, or a .tar or .tar.gz archive.
-        train_data_sources: String => Leaf::text("").example("/data/images_train.tar.gz");
+        /// Training images: a folder, a .tar, .tar.gz, .tar.zst or .zip archive, an address of one, or a list or pattern of them.
+        train_data_sources: String => Leaf::text("").joins_lists().example("/data/images_train.tar.gz");
         /// Validation images, used by train and evaluate.
-        val_data_sources: String => Leaf::text("").example("/data/images_val.tar.gz");
+        val_data_sources: String => Leaf::text("").joins_lists().example("/data/images_val.tar.gz");
         /// Images for inference.
-        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).example("/data/images_test.tar.gz");
+        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).joins_lists().example("/data/images_test.tar.gz");
         /// Loader threads per device; unset, one a core. Results do not depend on it.
         num_workers_per_gpu: usize => Leaf::int(2).limit(Limit::AtLeast(0.0));
         /// Resizing, cropping and mixing of images.
         augmentation: Augmentation => section(Augmentation::ROWS);
         /// Share of images that may be unreadable before a run stops with an error; each one is counted and named.
         max_bad_fraction: f64 => Leaf::float(0.01).limit(Limit::Between(0.0, 1.0)).extension();
-        /// Folder for indexes and unpacked archives; null keeps nothing.
+        /// Folder for unpacked archives and indexes; null takes $MAE_CACHE/archives, else ~/.cache/mae/archives.
         cache_dir: Option<String> => Leaf::optional_text(NULL).extension().example("/tmp/mae-cache");
+        /// Size in GB that this folder may have; null for as much as the disk leaves free.
+        cache_limit_gb: Option<f64> => Leaf::optional_float().limit(Limit::AtLeast(0.0)).extension().example("200");
+        /// Throw away the archives in it that were unused for the longest time when there is no room for another.
+        cache_eviction: bool => Leaf::bool(true).extension();
     }
 }
 
@@ -234,7 +238,17 @@ section! {
         /// Share of patches hidden in pretraining; the papers use 0.75 for ViT, 0.6 for ConvNeXt V2 and Hiera.
         mask_ratio: f64 => Leaf::float(0.75).limit(Limit::Within(0.0, 1.0));
         /// Largest norm of the gradient; null does not clip.
-        clip_grad_norm: Option<f64> => Leaf::optional_float().limit(Limit::Between(0.1, 1.0)).extension().example("1.0");
+        clip_grad_norm: Option<f64> => Leaf::optional_float().limit(Limit::Above(0.0)).extension().example("1.0");
+        /// Steps in a row whose loss or gradients may be NaN or infinite; each is left out, and the run stops after so many.
+        max_bad_steps: usize => Leaf::int(20).limit(Limit::AtLeast(1.0)).extension();
+        /// End a run after this time, DD:HH:MM:SS, with its state saved and exit code 4; the same command goes on.
+        max_time: Option<String> => Leaf::optional_text(NULL).extension().example("00:03:55:00");
+        /// Keep only so many of the newest checkpoints; 0 keeps all.
+        checkpoint_keep_last: usize => Leaf::int(0).limit(Limit::AtLeast(0.0)).extension();
+        /// Keep the checkpoint of the best validation, and point ARCH_best.pth to it.
+        checkpoint_keep_best: bool => Leaf::bool(false).extension();
+        /// Write the weights of each checkpoint as .safetensors, too.
+        checkpoint_safetensors: bool => Leaf::bool(false).extension();
     }
 }
 
@@ -300,6 +314,8 @@ section! {
         decoder_depth: usize => Leaf::int(1).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this many blocks");
         /// Width of the decoder (pretrain).
         decoder_embed_dim: usize => Leaf::int(512).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this width");
+        /// ConvNeXt V2's pretraining computes on visible patches alone, as its paper does; TAO's lets hidden ones leak in.
+        sparse_encoder: bool => Leaf::bool(false).extension();
     }
 }
 
