@@ -40,7 +40,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
     let mut done = 0;
     let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
     let result = batches.try_for_each(|batch| -> Result<()> {
-        let batch = placement.place_counted(batch?)?;
+        let batch = placement.place_counted(batch?, &loader)?;
         match &mut session {
             Some(session) if batch.valid > 0 => {
                 let logits = session.run(&batch.images)?;

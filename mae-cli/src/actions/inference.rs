@@ -38,7 +38,7 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
     let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
     let result = batches.try_for_each(|batch| -> Result<()> {
         // An image that could not be read has no class; bad_samples.csv names it.
-        let batch = placement.place_counted(batch?)?;
+        let batch = placement.place_counted(batch?, &loader)?;
         if batch.valid == 0 {
             return Ok(());
         }
