@@ -1,11 +1,12 @@
-//! Puts libtorch's folder into the run path of this package's tests, so that they run without
-//! `LD_LIBRARY_PATH`.
+//! Builds the C++ shim over the parts of libtorch that its Rust binding lacks, and puts libtorch's folder into the run
+//! path of this package's tests, so that they run without `LD_LIBRARY_PATH`.
 
 use std::env;
 use std::path::PathBuf;
 
 fn main() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=native");
     // torch-sys says where it found libtorch; cargo hands that only to its direct dependents.
     let libdir = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from).ok_or(
         "torch-sys did not say where libtorch is (DEP_TCH_LIBTORCH_LIB); mae-core must depend on it directly",
@@ -15,6 +16,23 @@ fn main() -> Result<(), String> {
         .canonicalize()
         .map_err(|error| format!("libtorch's folder {}: {error}; run scripts/setup", libdir.display()))?;
     println!("cargo::rerun-if-changed={}", libdir.join("libc10.so").display());
+
+    let include =
+        env::var_os("LIBTORCH_INCLUDE").map_or_else(|| resolved.join(".."), PathBuf::from).join("include");
+    let mut shim = cc::Build::new();
+    shim.cpp(true)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .files(["native/ops.cpp", "native/kernels/depthwise.cpp"]);
+    // Vectors never cross a function that is not inlined, so how they would be passed does not matter.
+    shim.flag("-Wno-psabi");
+    // -isystem: libtorch's headers are not ours to keep free of warnings.
+    shim.flag("-isystem").flag(&include);
+    shim.flag("-isystem").flag(include.join("torch/csrc/api/include"));
+    shim.compile("mae_core");
+
+    println!("cargo::rustc-link-lib=torch_cpu");
+    println!("cargo::rustc-link-lib=c10");
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", resolved.display());
     Ok(())
 }

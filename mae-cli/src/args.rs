@@ -4,6 +4,7 @@
 //! overrides anywhere after the sub-command. Two differ: a usage error exits with 1, not 2, because 2 means that a run
 //! failed; and the command line is never split a second time, so paths with blanks work.
 
+use crate::bench::StepOptions;
 use crate::spec::generate::Strictness;
 use crate::spec::schema::{self, Found};
 use crate::spec::{self, Action, Kind};
@@ -45,6 +46,14 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
+    /// Build a TensorRT engine from an ONNX file with NVIDIA's trtexec
+    GenTrtEngine(Overrides),
+    /// Look into checkpoints, convert, compare and average them
+    Ckpt {
+        /// What to do with them
+        #[command(subcommand)]
+        command: crate::ckpt::Command,
+    },
     /// Look at images, check them, pack them anew, divide them
     Data {
         /// The tool
@@ -194,6 +203,10 @@ pub enum Request {
         /// The only section to print.
         package: Option<String>,
     },
+    /// `bench step`.
+    BenchStep(StepOptions),
+    /// `ckpt`.
+    Checkpoint(crate::ckpt::Command),
     /// `default_specs`.
     DefaultSpecs {
         /// Overrides in order; `results_dir=` is the one that matters.
@@ -277,6 +290,9 @@ impl Args {
             Command::Evaluate(given) => (Action::Evaluate, given),
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
+            Command::GenTrtEngine(given) => (Action::GenTrtEngine, given),
+            Command::Bench { what: Bench::Step(options) } => return Ok(Request::BenchStep(options)),
+            Command::Ckpt { command } => return Ok(Request::Checkpoint(command)),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
             Command::Doctor(ActionOf { overrides, action }) => {
                 return Ok(Request::Doctor { action, spec: self.spec, overrides });
@@ -365,6 +381,7 @@ where
 /// The command with its help texts, in which fields and defaults come from the table of the schema.
 pub fn command() -> clap::Command {
     let mut command = Args::command().after_help(AFTER_HELP);
+    command = command.mut_subcommand("ckpt", |sub| sub.after_help(crate::ckpt::EXAMPLES));
     for (name, example, keys) in HELP {
         command = command.mut_subcommand(name, |sub| sub.after_help(format!("{}{example}", fields(keys))));
     }
@@ -480,8 +497,18 @@ Writes into results_dir/evaluate: experiment.yaml, status.json with val_loss and
         "Example:
   mae inference -e finetune.yaml inference.checkpoint=results/train@latest
 
-Writes into results_dir/inference: experiment.yaml, status.json, results.csv (path,class index).",
-        &["inference.checkpoint", "dataset.test_data_sources", "inference.batch_size", "train.stage", "results_dir", "device"],
+Writes into results_dir/inference: experiment.yaml, status.json, results.csv (path,class index).
+inference.output and inference.top_k give probabilities and names. A checkpoint may be an ONNX file.",
+        &[
+            "inference.checkpoint",
+            "dataset.test_data_sources",
+            "inference.batch_size",
+            "inference.output",
+            "inference.top_k",
+            "train.stage",
+            "results_dir",
+            "device",
+        ],
     ),
     (
         "export",
@@ -495,6 +522,30 @@ Writes into results_dir/inference: experiment.yaml, status.json, results.csv (pa
             "export.batch_size",
             "export.opset_version",
             "export.head",
+            "export.precision",
+            "export.include_preprocessing",
+            "export.format",
+            "export.verify",
+        ],
+    ),
+    (
+        "gen_trt_engine",
+        "Example:
+  mae gen_trt_engine -e finetune.yaml gen_trt_engine.onnx_file=results/export/convnextv2_atto.onnx \\
+      gen_trt_engine.tensorrt.data_type=fp16 gen_trt_engine.tensorrt.max_batch_size=16
+
+Needs TensorRT on this machine. Without it, the command that it would run is printed.",
+        &[
+            "gen_trt_engine.onnx_file",
+            "gen_trt_engine.trt_engine",
+            "gen_trt_engine.batch_size",
+            "gen_trt_engine.tensorrt.min_batch_size",
+            "gen_trt_engine.tensorrt.opt_batch_size",
+            "gen_trt_engine.tensorrt.max_batch_size",
+            "gen_trt_engine.tensorrt.data_type",
+            "gen_trt_engine.tensorrt.calibration.cal_image_dir",
+            "gen_trt_engine.timing_cache",
+            "gen_trt_engine.trtexec",
         ],
     ),
     (

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use mae_cli::actions::{self, End, ToolEnd};
 use mae_cli::args::{self, Request};
+use mae_cli::bench;
 use mae_cli::error::Error;
 use mae_cli::report::progress::Progress;
 use mae_cli::spec::interpolation::Context;
@@ -16,6 +17,10 @@ const WRONG_DATA: u8 = 3;
 const INTERRUPTED: u8 = 4;
 
 fn main() -> ExitCode {
+    // A worker must not outlive the launcher that started it.
+    if !mae_dist::follow_launcher() {
+        return ExitCode::FAILURE;
+    }
     actions::prepare_device();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -51,6 +56,7 @@ fn run(request: Request) -> Result<u8, Error> {
         Request::Run { action, spec, overrides } => {
             let result = actions::plan(&spec, &overrides, action).and_then(|plan| actions::execute(&plan));
             match &result {
+                _ if !actions::speaks_for_all() => {}
                 Ok(End::Done) if is_quiet() => {}
                 Ok(End::Done) => say("Execution status: PASS"),
                 // As upstream: nothing ran, so nothing has a status.
@@ -98,6 +104,17 @@ fn run(request: Request) -> Result<u8, Error> {
         Request::Completions { shell } => {
             print(args::completions(shell).trim_end());
             Ok(0)
+        }
+        Request::BenchStep(options) => {
+            let report = bench::step(&options)?;
+            let json = || serde_json::to_string(&report).unwrap_or_default();
+            print(&if options.json { json() } else { report.to_string() });
+            Ok(0)
+        }
+        Request::Checkpoint(command) => {
+            let (text, code) = mae_cli::ckpt::run(&command)?;
+            print(&text);
+            Ok(code)
         }
         Request::Data(tool) => match actions::data_tool(&tool)? {
             ToolEnd::Done(text) => {

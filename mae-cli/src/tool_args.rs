@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
+use crate::bench::StepOptions;
+
 /// `mae data …`.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum DataTool {
@@ -78,6 +80,8 @@ pub enum LayoutChoice {
 /// `mae bench …`.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum Bench {
+    /// Measure the training step of an architecture, on made-up images
+    Step(StepOptions),
     /// Measure how many images a second the loader prepares for training, without a model
     Loader {
         /// Values that win over the spec file, e.g. dataset.num_workers_per_gpu=1

@@ -164,16 +164,23 @@ fn notes_and_differences() {
         "hydra.run.dir=/x",
         "encryption_key=secret",
     ]);
-    for line in plan.notes().iter().chain(&plan.differences_from_tao()) {
+    let sparse = load(&["model.arch=convnextv2_atto", "model.sparse_encoder=true"]).differences_from_tao();
+    let tokens = load(&["model.arch=vit_base_patch16"]).differences_from_tao();
+    let crop = load(&["train.stage=finetune"]).differences_from_tao();
+    for line in
+        plan.notes().iter().chain(&plan.differences_from_tao()).chain(&sparse).chain(&tokens).chain(&crop)
+    {
         let _ = writeln!(out, "{line}");
     }
     insta::assert_snapshot!(out);
 
-    assert!(load(&[]).differences_from_tao().is_empty(), "nothing is set");
+    let defaults = load(&[]).differences_from_tao();
+    assert_eq!(defaults.len(), 1, "nothing is set, and the paper's initial values remain: {defaults:?}");
     let any_size = ["model.arch=convnextv2_atto", "dataset.augmentation.input_size=64"];
-    assert!(load(&any_size).differences_from_tao().is_empty(), "TAO's ConvNeXt takes any size");
+    assert_eq!(load(&any_size).differences_from_tao(), defaults, "TAO's ConvNeXt takes any size");
     let same = ["dataset.augmentation.input_size=224", "model.decoder_depth=1", "train.optim.momentum=0.9"];
-    assert!(load(&same).differences_from_tao().is_empty(), "what TAO uses anyway");
+    assert_eq!(load(&same).differences_from_tao(), defaults, "what TAO uses anyway");
+    assert!(load(&["compat=tao"]).differences_from_tao().is_empty());
     assert!(load(&["compat=tao", "model.drop_path_rate=0.2"]).differences_from_tao().is_empty());
     assert!(!load(&["compat=tao", "model.drop_path_rate=0.2"]).is_honoured("model.drop_path_rate"));
 }

@@ -61,6 +61,16 @@ fn a_resolved_interpolation_has_its_fields_type() {
 }
 
 #[test]
+fn data_sources_take_a_list() {
+    let key = "dataset.train_data_sources";
+    let spec = "dataset:\n  train_data_sources:\n    - /d/a.tar\n    - /d/t-{00..09}.tar\n";
+    assert_eq!(text(spec, &[], key), "'/d/a.tar,/d/t-{00..09}.tar'");
+    assert_eq!(text("", &["dataset.train_data_sources=[/d/a.tar,/d/b.tar]"], key), "'/d/a.tar,/d/b.tar'");
+    assert_eq!(kind(&["dataset.train_data_sources=[]"]), Some(Kind::TypeMismatch));
+    assert_eq!(kind(&["results_dir=[a,b]"]), Some(Kind::TypeMismatch));
+}
+
+#[test]
 fn backslashes_escape_only_before_an_interpolation() {
     assert_eq!(text("wandb: {name: 'a\\\\b'}\n", &[], "wandb.name"), "'a\\\\b'");
     assert_eq!(text("wandb: {name: '\\\\${model.arch}'}\n", &[], "wandb.name"), "'\\convnextv2_base'");

@@ -81,7 +81,7 @@ pub enum Error {
     },
     /// The loss or the gradients were not finite for too many steps in a row.
     #[error(
-        "the {what} was not finite for {steps} steps in a row (step {step}); the last good checkpoint is kept\n  help: lower train.optim.lr, or train in fp32"
+        "the {what} was not finite for {steps} steps in a row (step {step}); the last good checkpoint is kept\n  help: lower train.optim.lr, set train.clip_grad_norm, or train in fp32; train.max_bad_steps is how many are borne"
     )]
     NotFinite {
         /// `loss` or `gradient norm`.
@@ -90,6 +90,8 @@ pub enum Error {
         steps: usize,
         /// The optimizer step at which the run gave up.
         step: u64,
+        /// The samples of that step, as [`Skipped`](crate::engine::Skipped) has them.
+        samples: Vec<u64>,
     },
     /// A checkpoint could not be read or written.
     #[error(transparent)]
@@ -106,6 +108,24 @@ pub enum Error {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// An ONNX file that is none, or none of the kind that is needed.
+    #[error("{path}: {problem}\n  help: {remedy}", path = .path.display())]
+    OnnxFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// onnxruntime is missing or failed.
+    #[error("onnxruntime: {problem}\n  help: {remedy}")]
+    OnnxRuntime {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
     },
     /// What is asked for cannot be written as ONNX.
     #[error("ONNX export: {problem}\n  help: {remedy}")]

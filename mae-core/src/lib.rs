@@ -15,6 +15,9 @@
 //! | [`checkpoint`] | formats and dialects |
 //! | [`onnx`] | the recording interpreter and the file |
 //! | [`sys`] | what needs `unsafe` |
+//!
+//! A library user begins with [`arch::Arch::by_name`] and one of [`Model::pretrain`](model::Model::pretrain),
+//! [`Model::classifier`](model::Model::classifier) and [`Model::backbone`](model::Model::backbone); each has an example.
 
 pub mod arch;
 pub mod backbone;

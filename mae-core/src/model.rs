@@ -3,6 +3,7 @@
 use tch::{Device, Tensor};
 
 use crate::arch::{Arch, Family};
+use crate::backbone::Purpose;
 use crate::checkpoint::dialect::{self, LoadReport, Role};
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::classify::{Classifier, ClassifierConfig};
@@ -69,6 +70,31 @@ impl Model {
 
     /// A new classifier, its parameters drawn from `seed`.
     ///
+    /// ```
+    /// use mae_core::arch::Arch;
+    /// use mae_core::backbone::Purpose;
+    /// use mae_core::classify::{ClassifierConfig, cross_entropy};
+    /// use mae_core::model::Model;
+    /// use mae_core::ops::Eager;
+    /// use tch::{Device, Kind, Tensor};
+    ///
+    /// # fn main() -> mae_core::Result<()> {
+    /// let arch = Arch::by_name("convnextv2_atto")?;
+    /// let config = ClassifierConfig { num_classes: 10, drop_path_rate: 0.0, purpose: Purpose::Finetune };
+    /// let model = Model::classifier(arch, (64, 64), &config, 1234, Device::Cpu)?;
+    /// let images = Tensor::rand([2, 3, 64, 64], (Kind::Float, Device::Cpu));
+    /// assert_eq!(model.logits(&images)?.size(), [2, 10]);
+    ///
+    /// // To train, ask the network itself: its logits carry gradients.
+    /// let logits = model.classify()?.logits(&Eager::new(&model.params), &images)?;
+    /// let loss = cross_entropy(&logits, &Tensor::from_slice(&[3i64, 7]), 0.1)?;
+    /// loss.backward();
+    /// let head = model.params.get(model.params.id("head.weight")?);
+    /// assert_eq!(head.grad().size(), [10, 320]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InputSize`], [`Error::Setting`] for less than one class, or when libtorch has no memory.
     pub fn classifier(
@@ -80,6 +106,38 @@ impl Model {
     ) -> Result<Self> {
         let root = Declare::root();
         let network = Network::Classify(Classifier::declare(&root, arch, size, config)?);
+        Ok(Model { arch, size, network, params: Params::new(root.into_specs(), seed, device)? })
+    }
+
+    /// A pretrained encoder to be used as it is, with a new head: its [`features`](Self::features) are what counts. Nothing in
+    /// it is trainable.
+    ///
+    /// ```
+    /// use mae_core::arch::Arch;
+    /// use mae_core::model::Model;
+    /// use tch::{Device, Kind, Tensor};
+    ///
+    /// # fn main() -> mae_core::Result<()> {
+    /// // Any legal size; positions are interpolated, for rectangles too.
+    /// let encoder = Model::backbone(Arch::by_name("convnextv2_atto")?, (64, 96), 1, 1234, Device::Cpu)?;
+    /// let images = Tensor::rand([2, 3, 64, 96], (Kind::Float, Device::Cpu));
+    /// assert_eq!(encoder.features(&images)?.size(), [2, 320]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`classifier`](Self::classifier).
+    pub fn backbone(
+        arch: &'static Arch,
+        size: (i64, i64),
+        num_classes: i64,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self> {
+        let root = Declare::frozen_root();
+        let config = ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Features };
+        let network = Network::Classify(Classifier::declare(&root, arch, size, &config)?);
         Ok(Model { arch, size, network, params: Params::new(root.into_specs(), seed, device)? })
     }
 
@@ -144,7 +202,30 @@ impl Model {
             .collect()
     }
 
-    /// Loads the weights of a checkpoint, ours or another project's.
+    /// Loads the weights of a checkpoint, ours or another project's; `role` says which part of it is wanted. What was
+    /// renamed, resampled, left out or missing is in the report.
+    ///
+    /// ```
+    /// use mae_core::arch::Arch;
+    /// use mae_core::checkpoint::{self, Checkpoint, dialect::Role, lightning::CheckpointContents};
+    /// use mae_core::model::Model;
+    /// use mae_core::pretrain::PretrainConfig;
+    /// use tch::Device;
+    ///
+    /// # fn main() -> mae_core::Result<()> {
+    /// # let folder = tempfile::tempdir().map_err(|source| mae_core::Error::Io { action: "making", path: "a folder".into(), source })?;
+    /// # let path = folder.path().join("pretrained.pth");
+    /// let arch = Arch::by_name("convnextv2_atto")?;
+    /// let pretrained = Model::pretrain(arch, (64, 64), PretrainConfig::default(), 1234, Device::Cpu)?;
+    /// checkpoint::write(&path, &CheckpointContents::new(pretrained.state_dict()?).to_value())?;
+    ///
+    /// let mut encoder = Model::backbone(arch, (64, 64), 10, 0, Device::Cpu)?;
+    /// let report = encoder.load(&Checkpoint::open(&path)?, Role::Backbone)?;
+    /// assert!(report.loaded_tensors() > 100);
+    /// println!("{report}");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the file cannot be read, or (nearly) nothing in it fits.

@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 use crate::arch::nearest;
 use crate::error::{Error, Result};
 use crate::nn::init::{Init, Initializer};
+use crate::sys;
 
 /// A handle to one entry of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,18 +51,24 @@ impl ParamSpec {
 pub struct Declare {
     specs: Rc<RefCell<Vec<ParamSpec>>>,
     path: String,
+    frozen: bool,
 }
 
 impl Declare {
     /// The root of a new, empty table.
     pub fn root() -> Self {
-        Declare { specs: Rc::default(), path: String::new() }
+        Declare { specs: Rc::default(), path: String::new(), frozen: false }
+    }
+
+    /// The root of a table in which nothing is trainable: a network that is only used.
+    pub fn frozen_root() -> Self {
+        Declare { frozen: true, ..Self::root() }
     }
 
     /// The child place `name`.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
         let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
-        Declare { specs: Rc::clone(&self.specs), path }
+        Declare { specs: Rc::clone(&self.specs), path, frozen: self.frozen }
     }
 
     /// This place's name; empty at the root.
@@ -86,6 +93,7 @@ impl Declare {
 
     fn push(&self, name: &str, shape: &[i64], init: Init, trainable: bool) -> ParamId {
         let mut specs = self.specs.borrow_mut();
+        let trainable = trainable && !self.frozen;
         specs.push(ParamSpec { name: self.at(name).path, shape: shape.to_vec(), init, trainable });
         ParamId(specs.len() - 1)
     }
@@ -97,6 +105,19 @@ pub struct Params {
     specs: Vec<ParamSpec>,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, ParamId>,
+    /// Copies in the products' precision, each made once for a value of its parameter.
+    rounded: RefCell<Vec<Option<Rounded>>>,
+}
+
+/// A copy of a parameter, rounded to another dtype.
+#[derive(Debug)]
+struct Rounded {
+    tensor: Tensor,
+    dtypes: (Kind, Kind),
+    /// libtorch's count of the parameter's changes in place, when the copy was made.
+    version: i64,
+    /// Whether gradients flow through the copy.
+    differentiable: bool,
 }
 
 impl Params {
@@ -127,12 +148,35 @@ impl Params {
             );
         }
         let by_name = specs.iter().enumerate().map(|(i, spec)| (spec.name.clone(), ParamId(i))).collect();
-        Ok(Params { specs, tensors, by_name })
+        let rounded = RefCell::new(specs.iter().map(|_| None).collect());
+        Ok(Params { specs, tensors, by_name, rounded })
     }
 
     /// The tensor behind a handle.
     pub fn get(&self, id: ParamId) -> &Tensor {
         &self.tensors[id.0]
+    }
+
+    /// The tensor behind a handle, rounded to `to` and held in `held` (the same dtype, or fp32 where the products are
+    /// made of rounded fp32 numbers). The copy is made once for each value that the parameter takes: the batches that
+    /// are accumulated for a step, or evaluated between two, share it. Gradients reach the parameter in fp32.
+    ///
+    /// # Errors
+    /// When libtorch has no memory for it.
+    pub fn rounded(&self, id: ParamId, to: Kind, held: Kind) -> Result<Tensor> {
+        let tensor = self.get(id);
+        let version = tensor.f_internal_version()?;
+        let differentiable = tensor.requires_grad() && sys::grad_enabled();
+        let mut copies = self.rounded.borrow_mut();
+        let slot = &mut copies[id.0];
+        if let Some(copy) = slot
+            && (copy.dtypes, copy.version, copy.differentiable) == ((to, held), version, differentiable)
+        {
+            return Ok(copy.tensor.shallow_clone());
+        }
+        let copy = tensor.f_to_kind(to)?.f_to_kind(held)?;
+        *slot = Some(Rounded { tensor: copy.shallow_clone(), dtypes: (to, held), version, differentiable });
+        Ok(copy)
     }
 
     /// The spec behind a handle.
@@ -211,10 +255,11 @@ impl Params {
     }
 
     /// Drops every gradient, so that the next backward pass writes instead of adding.
-    pub fn zero_grad(&mut self) {
-        for tensor in &mut self.tensors {
-            tensor.zero_grad();
-        }
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn zero_grad(&mut self) -> Result<()> {
+        self.tensors.iter_mut().try_for_each(sys::clear_grad)
     }
 }
 

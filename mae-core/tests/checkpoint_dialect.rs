@@ -301,3 +301,63 @@ fn facts_of_files() {
     }
     assert!(told > 0);
 }
+
+/// A ViT as DINOv2 stores it, of one block and 4 channels: chunked, with registers and LayerScale, patches of 14 pixels.
+#[test]
+fn dinov2() {
+    let tensor = |shape: &[i64]| {
+        let numel: i64 = shape.iter().product();
+        let values: Vec<f32> = (0..numel).map(|i| ((i * 7 + 3) % 11) as f32 - 5.0).collect();
+        TensorView::from_f32(shape, &values).unwrap()
+    };
+    let source: Vec<(String, TensorView)> = [
+        ("cls_token", &[1, 1, 4][..]),
+        ("pos_embed", &[1, 1 + 25, 4]),
+        ("mask_token", &[1, 4]),
+        ("register_tokens", &[1, 2, 4]),
+        ("patch_embed.proj.weight", &[4, 3, 14, 14]),
+        ("patch_embed.proj.bias", &[4]),
+        ("blocks.0.0.attn.proj.weight", &[4, 4]),
+        ("blocks.0.0.attn.proj.bias", &[4]),
+        ("blocks.0.0.ls1.gamma", &[4]),
+        ("blocks.0.0.mlp.fc2.weight", &[4, 8]),
+        ("blocks.0.0.mlp.fc2.bias", &[4]),
+        ("blocks.0.0.ls2.gamma", &[4]),
+        ("norm.weight", &[4]),
+    ]
+    .map(|(name, shape)| (name.to_owned(), tensor(shape)))
+    .to_vec();
+    let target: Vec<(String, Vec<i64>)> = [
+        ("cls_token", &[1, 1, 4][..]),
+        ("pos_embed", &[1, 1 + 4, 4]),
+        ("patch_embed.proj.weight", &[4, 3, 16, 16]),
+        ("patch_embed.proj.bias", &[4]),
+        ("blocks.0.attn.proj.weight", &[4, 4]),
+        ("blocks.0.attn.proj.bias", &[4]),
+        ("blocks.0.mlp.fc2.weight", &[4, 8]),
+        ("blocks.0.mlp.fc2.bias", &[4]),
+        ("norm.weight", &[4]),
+    ]
+    .map(|(name, shape)| (name.to_owned(), shape.to_vec()))
+    .to_vec();
+    let loaded = plan(&source, &target, Family::Vit, Role::Finetune).unwrap();
+    insta::assert_snapshot!(loaded.report.to_string());
+    let find = |name: &str| loaded.assignments.iter().find(|a| a.target == name).unwrap();
+    let stored = |name: &str| source.iter().find(|(n, _)| n == name).unwrap().1.to_tensor().unwrap();
+
+    // The layer with its scale multiplied in gives what layer and scale gave.
+    let x = Tensor::arange(8, (Kind::Float, tch::Device::Cpu)).reshape([1, 8]);
+    let (w, b) = (stored("blocks.0.0.mlp.fc2.weight"), stored("blocks.0.0.mlp.fc2.bias"));
+    let expected = x.linear(&w, Some(&b)) * stored("blocks.0.0.ls2.gamma");
+    let (w, b) = (
+        find("blocks.0.mlp.fc2.weight").to_tensor().unwrap(),
+        find("blocks.0.mlp.fc2.bias").to_tensor().unwrap(),
+    );
+    assert_eq!(values(&x.linear(&w, Some(&b))), values(&expected));
+    assert!(find("norm.weight").layer_scale.is_none());
+
+    let patches = find("patch_embed.proj.weight").to_tensor().unwrap();
+    assert_eq!(patches.size(), [4, 3, 16, 16]);
+    let resized = stored("patch_embed.proj.weight").upsample_bicubic2d([16, 16], false, None, None);
+    assert_eq!(values(&patches), values(&resized));
+}

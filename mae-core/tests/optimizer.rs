@@ -13,7 +13,7 @@ use common::{golden_params, image, l2, noise, number, read_json, relative};
 use mae_core::arch::{Arch, Family};
 use mae_core::backbone::Purpose;
 use mae_core::classify::{Classifier, ClassifierConfig};
-use mae_core::engine::{Batch, SingleProcess, Trainer, TrainerConfig};
+use mae_core::engine::{Batch, SingleProcess, SkipReason, Skipped, Trainer, TrainerConfig};
 use mae_core::model::{Model, Network};
 use mae_core::ops::Precision;
 use mae_core::optim::{AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, estimated_steps, param_groups};
@@ -27,14 +27,23 @@ const TRAJECTORY_LOSS: f64 = 2e-5;
 const TRAJECTORY_NORM: f64 = 1e-5;
 
 fn table(arch: &Arch, stage: &str, num_classes: i64, salt: &str) -> (Network, Params) {
+    sized_table(arch, stage, num_classes, salt, 224, PretrainConfig::default())
+}
+
+fn sized_table(
+    arch: &Arch,
+    stage: &str,
+    num_classes: i64,
+    salt: &str,
+    size: i64,
+    pretrain: PretrainConfig,
+) -> (Network, Params) {
     let root = Declare::root();
     let network = if stage == "pretrain" {
-        Network::Pretrain(
-            MaskedAutoencoder::declare(&root, arch, (224, 224), PretrainConfig::default()).unwrap().into(),
-        )
+        Network::Pretrain(MaskedAutoencoder::declare(&root, arch, (size, size), pretrain).unwrap().into())
     } else {
         let config = ClassifierConfig { num_classes, drop_path_rate: 0.0, purpose: Purpose::Finetune };
-        Network::Classify(Classifier::declare(&root, arch, (224, 224), &config).unwrap())
+        Network::Classify(Classifier::declare(&root, arch, (size, size), &config).unwrap())
     };
     (network, golden_params(root.into_specs(), salt))
 }
@@ -182,9 +191,20 @@ fn check_trajectory(name: &str, case: &Value) {
     let (batches, epochs, classes) = (field("batches_per_epoch"), field("epochs"), field("num_classes"));
     let accumulate = field("accumulate_grad_batches");
     let (batch_size, size, salt) = (field("batch"), field("size"), config["salt"].as_str().unwrap());
-    let (network, params) = table(arch, stage, classes, salt);
+    let pretrain = PretrainConfig {
+        mask_ratio: config["mask_ratio"].as_f64().unwrap_or(0.75),
+        norm_pix_loss: config["norm_pix_loss"].as_bool().unwrap_or(true)
+            || matches!(arch.family, Family::Hiera(_)),
+        ..PretrainConfig::default()
+    };
+    let (network, mut params) = sized_table(arch, stage, classes, salt, size, pretrain);
+    let modules = ["freeze", "train__freeze"].map(|key| config[key].as_array().into_iter().flatten());
+    let frozen: Vec<String> = modules.into_iter().flatten().map(|m| m.as_str().unwrap().to_owned()).collect();
+    params.freeze(&frozen).unwrap();
     let model = Model { arch, size: (size, size), network, params };
-    let groups = param_groups(&model.params, 0.05, tao_rule(stage, arch.family, 0.75));
+    let weight_decay = config["weight_decay"].as_f64().unwrap_or(0.05);
+    let layer_decay = config["layer_decay"].as_f64().unwrap_or(0.75);
+    let groups = param_groups(&model.params, weight_decay, tao_rule(stage, arch.family, layer_decay));
     let optimizer = Optimizer::AdamW(AdamW::new(&model.params, groups, AdamWConfig::default()));
     let lr = number(&config["lr"]);
     let total = estimated_steps(batches as u64, accumulate as u64, epochs as u64);
@@ -212,6 +232,7 @@ fn check_trajectory(name: &str, case: &Value) {
     let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &SingleProcess);
 
     let (mut losses, mut rates, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first_norms = None;
     for n in 0..batches * epochs {
         let k = n % batches;
         let labels: Vec<i64> = (0..batch_size).map(|j| (3 * k + 5 * j + 1) % classes).collect();
@@ -226,12 +247,28 @@ fn check_trajectory(name: &str, case: &Value) {
         };
         let outcome = trainer.train_batch(&batch, k + 1 == batches).unwrap();
         losses.push(outcome.loss);
+        if outcome.stepped && first_norms.is_none() {
+            let first = case["param_l2_after_first_optimizer_step"].as_object();
+            let params = &trainer.model.params;
+            let norm = |name: &String| (name.clone(), l2(params.get(params.id(name).unwrap())));
+            first_norms = first.map(|first| first.keys().map(norm).collect::<Vec<_>>());
+        }
         if outcome.stepped {
             rates.push(outcome.lr);
         }
         steps.push(trainer.cursor().step);
         if k + 1 == batches {
             trainer.finish_epoch();
+        }
+    }
+    if let (Some(first), Some(ours)) = (case["param_l2_after_first_optimizer_step"].as_object(), &first_norms)
+    {
+        for ((parameter, norm), (name_of, ours)) in first.iter().zip(ours) {
+            assert_eq!(parameter, name_of, "{name}");
+            assert!(
+                relative(*ours, number(norm), 1e-6) < TRAJECTORY_NORM,
+                "{name}: norm of {parameter} after the first step is {ours}, expected {norm}"
+            );
         }
     }
     let golden = |key: &str| -> Vec<f64> { case[key].as_array().unwrap().iter().map(number).collect() };
@@ -332,7 +369,8 @@ fn a_step_without_finite_loss_is_left_out() {
         samples: vec![0],
         valid: 1,
     };
-    assert!(trainer.train_batch(&bad, false).unwrap().skipped);
+    let skipped = trainer.train_batch(&bad, false).unwrap().skipped.unwrap();
+    assert_eq!(skipped, Skipped { reason: SkipReason::Loss, samples: vec![0] });
     assert!(before.equal(trainer.model.params.get(trainer.model.params.id("head.weight").unwrap())));
     let message = trainer.train_batch(&bad, false).unwrap_err().to_string();
     assert!(message.contains("not finite for 2 steps in a row"), "{message}");

@@ -17,7 +17,8 @@ use mae_core::params::{Declare, ParamSpec};
 use mae_core::pretrain::{MaskedAutoencoder, PretrainConfig};
 
 fn declare(arch: &Arch, role: &str) -> Vec<ParamSpec> {
-    let root = Declare::root();
+    // As `Model::backbone` declares it: a pretrained encoder is used, not trained.
+    let root = if role == "export_backbone" { Declare::frozen_root() } else { Declare::root() };
     let classifier = |purpose| {
         let config = ClassifierConfig { num_classes: 10, drop_path_rate: 0.0, purpose };
         Classifier::declare(&root, arch, (224, 224), &config).unwrap();
@@ -42,10 +43,9 @@ fn every_architecture_in_every_role_has_the_catalogues_tensors() {
         let arch = Arch::by_name(name).unwrap();
         for (role, expected) in roles.as_object().unwrap() {
             let specs = declare(arch, role);
-            let frozen = role == "export_backbone";
             let rows: Vec<_> = specs
                 .iter()
-                .map(|s| serde_json::json!([s.name, s.shape, "float32", s.trainable && !frozen, false]))
+                .map(|s| serde_json::json!([s.name, s.shape, "float32", s.trainable, false]))
                 .collect();
             let tensors = expected["tensors"].as_array().unwrap();
             for (row, tensor) in rows.iter().zip(tensors) {
@@ -54,6 +54,8 @@ fn every_architecture_in_every_role_has_the_catalogues_tensors() {
             assert_eq!(rows.len(), tensors.len(), "{name} {role}");
             let params: i64 = specs.iter().map(ParamSpec::numel).sum();
             assert_eq!(params, expected["num_params"].as_i64().unwrap(), "{name} {role}");
+            let trainable: i64 = specs.iter().filter(|s| s.trainable).map(ParamSpec::numel).sum();
+            assert_eq!(trainable, expected["num_trainable"].as_i64().unwrap(), "{name} {role}");
         }
     }
 }

@@ -10,29 +10,93 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// The data source is an empty text.
-    #[error("the data source is empty: give a folder of images, a .tar or a .tar.gz")]
+    #[error(
+        "the data source is empty: give a folder of images, a .tar, .tar.gz, .tar.zst or .zip, or several of them"
+    )]
     NoSource,
 
     /// The data source does not exist.
-    #[error("data source {path} does not exist\n  help: give a folder of images, a .tar or a .tar.gz")]
+    #[error(
+        "data source {path} does not exist\n  help: give a folder of images, a .tar, .tar.gz, .tar.zst or .zip, or several of them"
+    )]
     NotFound {
         /// The path as given.
         path: PathBuf,
     },
 
-    /// An address this version cannot read.
+    /// An address with a scheme that is not known.
     #[error(
-        "data source {url}: {scheme}:// addresses are not supported yet\n  help: download it first and give the path of the local file or folder"
+        "data source {url}: {scheme}:// addresses are not known\n  help: known are file, http, https, s3, gs and az; or download it and give the path of the local file or folder"
     )]
-    UnsupportedScheme {
+    UnknownScheme {
         /// The address as given.
         url: String,
-        /// Its scheme, for instance `s3`.
+        /// Its scheme, for instance `ftp`.
         scheme: String,
     },
 
+    /// An address in a program that was built without the network.
+    #[error(
+        "data source {url}: this program was built without network sources\n  help: build it with `--features remote`, or download the file and give its path"
+    )]
+    NoRemote {
+        /// The address as given.
+        url: String,
+    },
+
+    /// An address that cannot be read.
+    #[error("data source {url}: {detail}\n  help: {help}")]
+    Remote {
+        /// The address, without its query.
+        url: String,
+        /// What went wrong.
+        detail: String,
+        /// What to do.
+        help: &'static str,
+    },
+
+    /// An object that was replaced while it was read.
+    #[error(
+        "data source {url} was changed while it was in use\n  help: start again; do not replace data in place during a run"
+    )]
+    RemoteChanged {
+        /// The address, without its query.
+        url: String,
+    },
+
+    /// A pattern that no file matches.
+    #[error("data source {pattern}: no file matches\n  help: look with `ls -d {pattern}`")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+    },
+
+    /// A pattern that cannot be understood, or a folder in it that cannot be read.
+    #[error(
+        "data source {pattern}: {detail}\n  help: a pattern may hold *, ?, [a-z], {{a,b}} and {{0000..0099}}"
+    )]
+    BadPattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+
+    /// A range that stands for far too many sources.
+    #[error(
+        "data source {pattern} stands for more than {limit} sources\n  help: is the range right? join small archives to larger ones"
+    )]
+    TooManySources {
+        /// The pattern.
+        pattern: String,
+        /// How many are allowed.
+        limit: usize,
+    },
+
     /// A file that is no archive this version reads.
-    #[error("data source {path} is {found}, expected a folder, a .tar or a .tar.gz\n  help: {help}")]
+    #[error(
+        "data source {path} is {found}, expected a folder, a .tar, .tar.gz, .tar.zst or .zip\n  help: {help}"
+    )]
     UnsupportedFormat {
         /// The file.
         path: PathBuf,
@@ -113,9 +177,20 @@ pub enum Error {
         last_member: Option<String>,
     },
 
+    /// A zip archive whose table of contents is missing or damaged.
+    #[error(
+        "{archive} is no whole zip archive ({detail})\n  help: download or pack the archive again; the table of contents of a zip is at its end"
+    )]
+    Zip {
+        /// The archive.
+        archive: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+
     /// Not enough disk space for the unpacked copy of an archive.
     #[error(
-        "no space to unpack {archive}: {needed} needed in {cache_dir}, {available} available\n  help: free some space, point MAE_CACHE at a larger disk, or give the archive as a plain .tar, which is used in place"
+        "no space to unpack {archive}: {needed} needed in {cache_dir}, {available} available\n  help: free some space, point dataset.cache_dir at a larger disk, or give the archive as a plain .tar, which is used in place"
     )]
     NoSpace {
         /// The archive.
@@ -128,9 +203,33 @@ pub enum Error {
         available: String,
     },
 
+    /// The unpacked copy of an archive would make the cache larger than it may be.
+    #[error(
+        "no room to unpack {archive}: {needed} needed in the cache, which may hold {limit}\n  help: raise dataset.cache_limit_gb, turn on dataset.cache_eviction, or give the archive as a plain .tar, which is used in place"
+    )]
+    CacheLimit {
+        /// The archive.
+        archive: PathBuf,
+        /// Size needed, with its unit.
+        needed: String,
+        /// Size allowed, with its unit.
+        limit: String,
+    },
+
+    /// An archive that unpacks to far more than its size lets expect.
+    #[error(
+        "{archive} looks like a decompression bomb: {detail}\n  help: if you trust it, unpack it yourself and give the folder"
+    )]
+    Bomb {
+        /// The archive.
+        archive: PathBuf,
+        /// What is out of proportion.
+        detail: String,
+    },
+
     /// The cache folder cannot be used.
     #[error(
-        "cannot use the cache folder {cache_dir} for the unpacked copy of {archive}: {source}\n  help: point MAE_CACHE at a folder you can write to, or give the archive as a plain .tar, which is used in place"
+        "cannot use the cache folder {cache_dir} for the unpacked copy of {archive}: {source}\n  help: point dataset.cache_dir at a folder you can write to, or give the archive as a plain .tar, which is used in place"
     )]
     Cache {
         /// The archive.

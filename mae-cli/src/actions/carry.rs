@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use mae_core::checkpoint::dialect::{Facts, Stage};
 
+use super::classifier::is_onnx;
 use super::{artefact, model};
 use crate::error::{Error, Result};
 use crate::spec::interpolation::Context;
@@ -29,6 +30,7 @@ pub(super) fn plan(mut composed: Composed, action: Action, context: &Context<'_>
     let draft = of(&composed, action, context);
     match action {
         Action::Train => training(&mut composed, &draft?, context)?,
+        Action::GenTrtEngine => return Ok(draft?),
         Action::Evaluate | Action::Inference | Action::Export => {
             if let Err(error) = draft
                 && !is_left_open(&error)
@@ -54,7 +56,8 @@ fn is_left_open(error: &spec::Error) -> bool {
 fn trained(composed: &mut Composed, action: Action, context: &Context<'_>) -> Result<()> {
     let key = format!("{}.checkpoint", action.name());
     let Some(path) = choose(composed, &key, context)? else { return Ok(()) };
-    let facts = Facts::of(&model::open(&key, &path)?);
+    // An ONNX file is described by itself when it is run.
+    let facts = if is_onnx(&path) { Facts::default() } else { Facts::of(&model::open(&key, &path)?) };
     let start = Start { key: &key, path: &path, other: "give another checkpoint" };
     start.settle(composed, context, &facts, &[STAGE, ARCH, CLASSES, SIZE], &[STAGE, ARCH, CLASSES])?;
     start.note_other_size(composed, context, &facts)?;
@@ -83,7 +86,12 @@ fn training(composed: &mut Composed, draft: &Plan, context: &Context<'_>) -> Res
         }
     };
     if let Some((key, path, other)) = resume {
-        let facts = Facts::of(&model::open(key, &path)?);
+        let facts = match model::open(key, &path) {
+            Ok(checkpoint) => Facts::of(&checkpoint),
+            // A damaged one may have a whole one before it, which the training finds.
+            Err(_) if key == "results_dir" => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let all = [STAGE, ARCH, CLASSES, SIZE];
         return Start { key, path: &path, other }.settle(composed, context, &facts, &all, &all);
     }
@@ -104,6 +112,9 @@ fn training(composed: &mut Composed, draft: &Plan, context: &Context<'_>) -> Res
 /// The file that a key means; a choice among a folder's checkpoints is noted, and the file takes the folder's place.
 fn choose(composed: &mut Composed, key: &str, context: &Context<'_>) -> Result<Option<String>> {
     let Some(text) = composed.text(key, context)? else { return Ok(None) };
+    if is_onnx(&text) {
+        return Ok(Some(text));
+    }
     let artefact = artefact::choose(key, &text)?;
     let path = text_of(&artefact.path);
     if let Some(rule) = artefact.rule {

@@ -7,8 +7,8 @@ use tch::{Cuda, Device};
 
 use crate::error::{Error, Result};
 use crate::report::progress::Progress;
-use crate::spec::Plan;
 use crate::spec::schema::Device as Wanted;
+use crate::spec::{Action, Plan};
 
 /// Loads libtorch's CUDA part where a driver is. Call it first in `main`.
 pub fn prepare() {
@@ -24,15 +24,34 @@ pub(super) fn visible() -> Option<usize> {
     usize::try_from(Cuda::device_count()).ok().filter(|count| *count > 0 && Cuda::is_available())
 }
 
-pub(super) fn choose(plan: &Plan, progress: &Progress) -> Result<Device> {
+/// The device of the process with this index on its node.
+pub(super) fn choose(plan: &Plan, local_rank: usize, progress: &Progress) -> Result<Device> {
+    let on_cpu = match plan.action() {
+        Action::Export => plan.export.on_cpu,
+        // The engine is built by another program, on the device that it is told.
+        Action::GenTrtEngine => true,
+        _ => false,
+    };
+    if on_cpu {
+        return Ok(Device::Cpu);
+    }
+    let (device, remark) = find(plan.device, plan.gpu_id(local_rank))?;
+    if let Some(remark) = remark {
+        progress.say(remark);
+    }
+    Ok(device)
+}
+
+/// The device that is wanted, and what the user should know about it.
+pub(crate) fn find(wanted: Wanted, gpu_id: usize) -> Result<(Device, Option<&'static str>)> {
     let usable = Cuda::is_available();
-    match plan.device {
-        Wanted::Cpu => Ok(Device::Cpu),
-        Wanted::Cuda | Wanted::Auto if usable => Ok(Device::Cuda(plan.gpu_id())),
-        Wanted::Auto if !driver_is_there() => {
-            progress.say("Running on the CPU: this machine has no NVIDIA driver (device=cpu says that this is meant).");
-            Ok(Device::Cpu)
-        }
+    match wanted {
+        Wanted::Cpu => Ok((Device::Cpu, None)),
+        Wanted::Cuda | Wanted::Auto if usable => Ok((Device::Cuda(gpu_id), None)),
+        Wanted::Auto if !driver_is_there() => Ok((
+            Device::Cpu,
+            Some("Running on the CPU: this machine has no NVIDIA driver (device=cpu says that this is meant)."),
+        )),
         Wanted::Cuda if !driver_is_there() => Err(Error::Device {
             problem: "device = cuda, but this machine has no NVIDIA driver".into(),
             help: "set device=cpu, or install the driver".into(),

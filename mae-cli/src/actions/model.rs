@@ -2,52 +2,25 @@
 
 use std::path::Path;
 
-use mae_core::arch::{Arch, Family};
-use mae_core::backbone::Purpose;
+use mae_core::arch::Arch;
 use mae_core::checkpoint::dialect::{LoadReport, Role};
 use mae_core::checkpoint::{Checkpoint, Value};
-use mae_core::classify::ClassifierConfig;
 use mae_core::model::Model;
-use mae_core::pretrain::PretrainConfig;
 
 use super::Run;
 use crate::error::{Error, Result};
 use crate::spec::Plan;
-use crate::spec::schema::{Compat, Stage};
+use crate::spec::schema::Stage;
 
-/// A new model for the plan's stage. What TAO ignores counts only where the user set it.
+/// A new model for the plan's stage.
 pub(super) fn build(plan: &Plan, run: &Run) -> Result<Model> {
     let size = plan.dataset.augmentation.input_size as i64;
     let arch = Arch::by_name(&plan.model.arch)?;
     let seed = plan.train.seed as u64;
-    let model = match plan.train.stage {
-        Stage::Pretrain => Model::pretrain(arch, (size, size), pretrain_config(plan, arch), seed, run.device),
-        Stage::Finetune => {
-            let config = classifier_config(plan, arch)?;
-            Model::classifier(arch, (size, size), &config, seed, run.device)
-        }
-    };
-    model.map_err(|error| match error {
-        mae_core::Error::InputSize { .. } => Error::Core(error).at("dataset.augmentation.input_size"),
-        error => error.into(),
-    })
-}
-
-/// The classifier that the plan asks for.
-pub(super) fn classifier_config(plan: &Plan, arch: &Arch) -> Result<ClassifierConfig> {
-    let class_token = plan.is_honoured("model.global_pool") && !plan.model.global_pool;
-    if class_token && !matches!(arch.family, Family::Vit(_)) {
-        return Err(mae_core::Error::Setting {
-            key: "model.global_pool".into(),
-            problem: format!("false asks for the class token, and {} has none", arch.name),
-            remedy: "set it to true, or leave it out".into(),
-        }
-        .into());
-    }
-    Ok(ClassifierConfig {
-        num_classes: plan.model.num_classes as i64,
-        drop_path_rate: drop_path_rate(plan),
-        purpose: if class_token { Purpose::Features } else { Purpose::Finetune },
+    let device = run.device;
+    Ok(match plan.train.stage {
+        Stage::Pretrain => Model::pretrain(arch, (size, size), plan.pretrain_config(arch), seed, device)?,
+        Stage::Finetune => Model::classifier(arch, (size, size), &plan.classifier_config(), seed, device)?,
     })
 }
 
@@ -73,11 +46,12 @@ pub(super) fn restore(plan: &Plan, run: &mut Run) -> Result<(Model, Checkpoint)>
     Ok((model, checkpoint))
 }
 
-/// Opens the checkpoint of evaluate, inference or export.
+/// Opens the checkpoint of evaluate, inference or export, and checks that it is one of the plan's model.
 pub(super) fn open_trained(plan: &Plan, run: &mut Run) -> Result<Checkpoint> {
     let (key, path) = (format!("{}.checkpoint", plan.action().name()), plan.checkpoint());
     let checkpoint = open(&key, path)?;
     run.status.loading_checkpoint(path)?;
+    agree(plan, &key, path, &checkpoint, "give another checkpoint")?;
     Ok(checkpoint)
 }
 
@@ -105,28 +79,33 @@ pub(super) fn open(key: &str, path: &str) -> Result<Checkpoint> {
     Checkpoint::open(path).map_err(|error| Error::from(error).at(key))
 }
 
+/// Refuses a checkpoint of another architecture or stage by name, before its tensors are compared; `other` is what to
+/// do when the spec is right.
+pub(super) fn agree(plan: &Plan, key: &str, path: &str, checkpoint: &Checkpoint, other: &str) -> Result<()> {
+    let extra = checkpoint.root().get("mae");
+    let stored = |field: &str| extra.and_then(|extra| extra.get(field)).and_then(Value::as_str);
+    for (field, setting, wanted) in [
+        ("arch", "model.arch", plan.model.arch.as_str()),
+        ("stage", "train.stage", plan.train.stage.as_str()),
+    ] {
+        if let Some(found) = stored(field)
+            && found != wanted
+        {
+            return Err(Error::File {
+                key: key.to_owned(),
+                problem: format!(
+                    "{path} was trained with {setting} = {found}, but the spec says {setting} = {wanted}"
+                ),
+                help: format!("set {setting}={found}, or {other}"),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Names of the classes that a checkpoint was trained on; empty when it does not say.
 pub(super) fn stored_classes(checkpoint: &Checkpoint) -> Vec<String> {
     let classes =
         checkpoint.root().get_path(&["mae", "classes"]).and_then(Value::as_slice).unwrap_or_default();
     classes.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-pub(super) fn pretrain_config(plan: &Plan, arch: &Arch) -> PretrainConfig {
-    let hiera = matches!(arch.family, Family::Hiera(_));
-    PretrainConfig {
-        mask_ratio: plan.train.mask_ratio,
-        // TAO always normalises Hiera's targets.
-        norm_pix_loss: plan.train.norm_pix_loss || (hiera && !plan.is_honoured("train.norm_pix_loss")),
-        decoder_depth: plan.is_honoured("model.decoder_depth").then_some(plan.model.decoder_depth),
-        decoder_embed_dim: plan
-            .is_honoured("model.decoder_embed_dim")
-            .then_some(plan.model.decoder_embed_dim as i64),
-        drop_path_rate: drop_path_rate(plan),
-        tao_init: plan.compat == Compat::Tao,
-    }
-}
-
-fn drop_path_rate(plan: &Plan) -> f64 {
-    if plan.is_honoured("model.drop_path_rate") { plan.model.drop_path_rate } else { 0.0 }
 }

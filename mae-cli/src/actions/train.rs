@@ -1,14 +1,17 @@
 //! `mae train`: pretraining and fine-tuning.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
+use mae_core::checkpoint::lightning::CheckpointContents;
 use mae_core::engine::{
-    Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
-    StepReport, Trainer, TrainerConfig, fit,
+    Batch, Collective, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics,
+    SaveReason, SkipReason, Skipped, StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::Model;
 use mae_core::ops::Precision;
@@ -19,18 +22,19 @@ use mae_data::loader::Work;
 use mae_data::{Layout, Loader};
 
 use super::bad_samples::BadSamples;
-use super::checkpoints::{Checkpoints, resume_point};
+use super::checkpoints::{Checkpoints, ResumePoint, resume_point};
 use super::data::TrainingData;
-use super::{End, Run, checkpoints, classes, data, model, picture};
+use super::skipped::SkippedSteps;
+use super::{End, Run, agreement, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
 use crate::report::status::EpochStatus;
-use crate::report::tensorboard::EventWriter;
+use crate::report::tensorboard::{self, EventWriter};
 use crate::spec::Plan;
 use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
 
-/// Steps in a row that may be left out because something was not finite.
-const MAX_BAD_STEPS: u64 = 20;
+/// Upstream's trainings log as version 1.
+const LOG_VERSION: u32 = 1;
 
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     if run.is_first() {
@@ -53,12 +57,16 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     }
 
     let batches = data.batches_per_epoch();
-    let extra = stored_facts(plan, &data);
     let collective = run.collective_handle();
+    let extra = stored_facts(plan, &data, collective.world_size());
     let trainer_config = trainer_config(plan);
     let (optimizer, schedule) = (optimizer(plan, &model), schedule(plan, batches));
     let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &*collective);
-    if let Some((path, contents)) = &resume {
+    agree(plan, &data, &resume, &*collective)?;
+    if let Some(ResumePoint { path, contents, notes }) = &resume {
+        for note in notes {
+            run.progress.say(&format!("note: not used: {note}"));
+        }
         trainer
             .resume(contents)
             .map_err(|error| Error::Core(error).at(format!("resuming from {}", path.display())))?;
@@ -70,8 +78,14 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
             run.progress
                 .say("note: the training data is not that of the checkpoint; the order of samples differs");
         }
+        rescale(plan, contents, &mut trainer, run);
     }
-    agree_on_the_data(&data, &trainer)?;
+    if collective.world_size() > 1 {
+        // Another CPU or another libtorch may have drawn or read other bits.
+        let mut tensors: Vec<_> =
+            trainer.model.params.iter().map(|(_, _, tensor)| tensor.shallow_clone()).collect();
+        collective.broadcast(&mut tensors)?;
+    }
     announce(plan, &data, &trainer, run);
 
     let config = FitConfig {
@@ -92,13 +106,30 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         return Ok(End::Done);
     }
     let start = *trainer.cursor();
+    let good_steps = |trainer: &Trainer<'_>| trainer.cursor().step - trainer.skipped_steps();
+    let good_at_start = good_steps(&trainer);
+    if run.is_first() {
+        // What was logged after the state that the run starts from will be logged again.
+        run.status.rewind(start.epoch, start.step)?;
+        let validation_is_due = start.batch == batches;
+        tensorboard::rewind(
+            plan.results_dir(),
+            LOG_VERSION,
+            start.step.saturating_sub(u64::from(validation_is_due)),
+        )?;
+    }
     let preview = preview(plan, &mut data)?;
     let bad = BadSamples::open(plan, collective.rank(), resume.is_some())?;
     let done = (start.epoch * batches + start.batch) as usize;
     let mut hooks = TrainHooks {
         training: run.progress.training(plan.train.num_epochs, batches as usize, done),
-        events: if run.is_first() { Some(EventWriter::create(plan.results_dir(), 1)?) } else { None },
-        checkpoints: Checkpoints::new(plan, extra),
+        events: if run.is_first() {
+            Some(EventWriter::create(plan.results_dir(), LOG_VERSION)?)
+        } else {
+            None
+        },
+        checkpoints: Checkpoints::new(plan, extra, resume.as_ref().map(|resume| &resume.contents)),
+        skipped: SkippedSteps::new(plan.results_dir(), Arc::clone(data.train.dataset())),
         run,
         preview,
         waited: Rc::clone(&data.waited),
@@ -106,27 +137,39 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         work_before: Work::default(),
         loaders: std::iter::once(&data.train).chain(&data.validation).cloned().collect(),
         world_size: collective.world_size(),
+        timeouts: (plan.train.init_timeout, plan.train.comm_timeout),
+        settled: false,
         num_epochs: plan.train.num_epochs,
         batches: batches as usize,
     };
     hooks.run.status.loop_started()?;
-    let result = fit(&mut trainer, &mut data, &mut hooks, &config);
-    // What a step has earned is not lost to an error after it.
-    if result.is_err()
-        && trainer.cursor().step > start.step
-        && let Err(error) = hooks.save(&trainer, SaveReason::Interrupt)
-    {
-        hooks.training.say(&error.to_string());
+    let result =
+        fit(&mut trainer, &mut data, &mut hooks, &config).map_err(|error| in_step(error, &trainer, batches));
+    if let Err(Error::Core(mae_core::Error::NotFinite { what, step, samples, .. })) = &result {
+        let reason = if *what == "loss" { SkipReason::Loss } else { SkipReason::Gradients };
+        hooks.left_out(*step, &Skipped { reason, samples: samples.clone() })?;
     }
+    // What a step has earned is not lost to an error after it.
+    if result.is_err() && good_steps(&trainer) > good_at_start {
+        hooks.save_after_an_error(&trainer);
+    }
+    let saved = hooks.checkpoints.wait();
     let TrainHooks { mut bad, loaders, run, .. } = hooks;
     bad.keep(&loaders.iter().collect::<Vec<_>>())?;
     bad.announce(&run.progress);
-    match result? {
+    let end = result?;
+    saved?;
+    match end {
         FitEnd::Finished | FitEnd::AlreadyFinished => {
             run.status.loop_complete()?;
             Ok(End::Done)
         }
-        FitEnd::Interrupted => Ok(End::Interrupted),
+        FitEnd::Interrupted => {
+            if run.is_time_over() {
+                run.progress.say("train.max_time is over; the same command goes on");
+            }
+            Ok(End::Interrupted)
+        }
     }
 }
 
@@ -193,13 +236,14 @@ fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
 }
 
 /// What later actions want to know, stored in each checkpoint.
-fn stored_facts(plan: &Plan, data: &TrainingData) -> Vec<(&'static str, Value)> {
+fn stored_facts(plan: &Plan, data: &TrainingData, world_size: usize) -> Vec<(&'static str, Value)> {
     let dataset = data.train.dataset();
     let augmentation = &plan.dataset.augmentation;
     let mut facts = vec![
         ("mean", Value::List(augmentation.mean.iter().copied().map(Value::Float).collect())),
         ("std", Value::List(augmentation.std.iter().copied().map(Value::Float).collect())),
         ("data_digest", Value::str(dataset.digest())),
+        ("images_per_batch", Value::Int(images_per_batch(plan, world_size))),
         ("mae_version", Value::str(env!("CARGO_PKG_VERSION"))),
     ];
     if plan.train.stage == Stage::Finetune {
@@ -220,7 +264,7 @@ fn trainer_config(plan: &Plan) -> TrainerConfig {
         accumulate: plan.train.accum_grad_batches as u64,
         clip_grad_norm: plan.train.clip_grad_norm,
         label_smoothing: plan.dataset.augmentation.smoothing,
-        max_bad_steps: MAX_BAD_STEPS,
+        max_bad_steps: plan.train.max_bad_steps as u64,
     }
 }
 
@@ -272,20 +316,60 @@ fn schedule(plan: &Plan, batches: u64) -> LrSchedule {
     }
 }
 
-/// Every rank must see the same images in the same order.
-fn agree_on_the_data(data: &TrainingData, trainer: &Trainer<'_>) -> Result<()> {
-    let digest = data.train.dataset().digest();
-    let digests = trainer.collective.gather_bytes(digest.as_bytes())?;
-    match digests.iter().position(|other| other != digest.as_bytes()) {
-        None => Ok(()),
-        Some(rank) => Err(Error::Classes {
-            problem: format!(
-                "rank {} and rank {rank} see different training images in {}",
-                trainer.collective.rank(),
-                data.train.dataset().source()
-            ),
-            help: "give all nodes the same files".into(),
-        }),
+/// Every rank must see the same images in the same order, and start from the same place.
+fn agree(
+    plan: &Plan,
+    data: &TrainingData,
+    resume: &Option<ResumePoint>,
+    group: &dyn Collective,
+) -> Result<()> {
+    if group.world_size() == 1 {
+        return Ok(());
+    }
+    agreement::on_the_data("dataset.train_data_sources", data.train.dataset(), group)?;
+    if let Some(validation) = &data.validation {
+        agreement::on_the_data("dataset.val_data_sources", validation.dataset(), group)?;
+    }
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let start = resume.as_ref().map_or("nothing to resume from".to_owned(), |point| name(&point.path));
+    let help = "results_dir must be a folder that all machines share";
+    let key = format!("the checkpoint to resume from in {}", plan.results_dir().display());
+    agreement::on_the_facts("the same start", &[(key, start)], help, group)
+}
+
+/// Images of one batch on all ranks together.
+fn images_per_batch(plan: &Plan, world_size: usize) -> i64 {
+    (plan.batch_size() * world_size) as i64
+}
+
+/// A checkpoint of another number of ranks, or another batch size: goes on at the same image of the epoch's order.
+fn rescale(plan: &Plan, contents: &CheckpointContents, trainer: &mut Trainer<'_>, run: &Run) {
+    let stored = contents.extra.as_ref().and_then(|extra| extra.get("images_per_batch"));
+    let Some(before) = stored.and_then(Value::as_i64).filter(|images| *images > 0) else { return };
+    let now = images_per_batch(plan, trainer.collective.world_size());
+    if before == now {
+        return;
+    }
+    let again = trainer.rescale(before as u64, now as u64);
+    let mut text = format!("note: a batch had {before} images on all processes together, and has {now} now");
+    if again > 0 {
+        text.push_str(&format!("; {again} images of this epoch are seen a second time"));
+    }
+    run.progress.say(&text);
+}
+
+/// Where in the training the other processes were lost.
+fn in_step(error: Error, trainer: &Trainer<'_>, batches: u64) -> Error {
+    if !matches!(error, Error::Core(mae_core::Error::Collective(_))) {
+        return error;
+    }
+    let cursor = trainer.cursor();
+    Error::InStep {
+        source: Box::new(error),
+        epoch: cursor.epoch,
+        batch: (cursor.batch + 1).min(batches),
+        batches,
+        step: cursor.step,
     }
 }
 
@@ -321,6 +405,7 @@ struct TrainHooks<'r> {
     training: Training,
     events: Option<EventWriter>,
     checkpoints: Checkpoints,
+    skipped: SkippedSteps,
     preview: Option<Batch>,
     waited: Rc<Cell<Duration>>,
     bad: BadSamples,
@@ -329,11 +414,29 @@ struct TrainHooks<'r> {
     /// What the training loader had done when the epoch began.
     work_before: Work,
     world_size: usize,
+    /// Seconds to wait for the other processes: in the first step and for checkpoints, and else.
+    timeouts: (usize, usize),
+    /// Whether the first step is done.
+    settled: bool,
     num_epochs: usize,
     batches: usize,
 }
 
 impl TrainHooks<'_> {
+    /// Without the other processes, which may be gone. A second error is told, and the first one ends the run.
+    fn save_after_an_error(&mut self, trainer: &Trainer<'_>) {
+        if !self.run.is_first() {
+            return;
+        }
+        let saved = self.checkpoints.save(trainer, SaveReason::Interrupt);
+        match saved.and_then(|path| self.checkpoints.wait().map(|()| path)) {
+            Ok(path) => {
+                self.training.say(&format!("Saved {}; the same command goes on from there", path.display()));
+            }
+            Err(error) => self.training.say(&error.to_string()),
+        }
+    }
+
     /// What the training loader has done so far.
     fn work(&self) -> Work {
         self.loaders.first().map(|loader| loader.meter().read()).unwrap_or_default()
@@ -347,6 +450,18 @@ impl TrainHooks<'_> {
     }
 }
 
+impl TrainHooks<'_> {
+    /// Reports a step (from 0) that was left out.
+    fn left_out(&mut self, step: u64, skipped: &Skipped) -> Result<()> {
+        if !self.run.is_first() {
+            return Ok(());
+        }
+        let message = self.skipped.add(step, skipped)?;
+        self.training.say(&message);
+        Ok(self.run.status.warning(&message)?)
+    }
+}
+
 impl Hooks<Error> for TrainHooks<'_> {
     fn epoch_started(&mut self, _epoch: u64, _start: u64) -> Result<()> {
         self.waited.set(Duration::ZERO);
@@ -355,7 +470,13 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn batch_done(&mut self, report: &StepReport) -> Result<Control> {
-        let outcome = report.outcome;
+        if !self.settled {
+            self.settled = true;
+            self.run.set_timeout(self.timeouts.1)?;
+        }
+        // A full disk ends the run now, not at the next checkpoint.
+        self.checkpoints.poll()?;
+        let outcome = &report.outcome;
         self.training.step(&Step {
             loss: outcome.loss,
             lr: outcome.lr,
@@ -363,13 +484,8 @@ impl Hooks<Error> for TrainHooks<'_> {
             waited: self.waited.take(),
             slowest: self.work().since(&self.work_before).longest().name(),
         });
-        if outcome.skipped {
-            let message = format!(
-                "step {} was left out: its loss or gradients were not finite",
-                report.step.saturating_sub(1)
-            );
-            self.training.say(&message);
-            self.run.status.warning(&message)?;
+        if let Some(skipped) = &outcome.skipped {
+            self.left_out(report.step.saturating_sub(1), skipped)?;
         }
         Ok(if self.run.is_interrupted() { Control::Interrupt } else { Control::Continue })
     }
@@ -377,6 +493,7 @@ impl Hooks<Error> for TrainHooks<'_> {
     fn validated(&mut self, trainer: &Trainer<'_>, metrics: &Metrics) -> Result<()> {
         self.run.status.validated(metrics.loss, metrics.accuracy)?;
         let step = trainer.cursor().step;
+        self.checkpoints.validated(step, metrics);
         self.scalar("val_loss", step, metrics.loss)?;
         if let Some(accuracy) = metrics.accuracy {
             self.scalar("acc", step, accuracy)?;
@@ -417,14 +534,19 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn save(&mut self, trainer: &Trainer<'_>, reason: SaveReason) -> Result<()> {
+        agreement::on_the_weights(&trainer.model.params, trainer.cursor().step, trainer.collective)?;
         if self.run.is_first() {
             let path = self.checkpoints.save(trainer, reason)?;
             if reason == SaveReason::Interrupt {
+                self.checkpoints.wait()?;
                 self.training.say(&format!("Saved {}; the same command goes on from there", path.display()));
             }
         }
-        // Nobody goes on before the file is there: a rank that dies next can then be restarted from it.
-        trainer.collective.barrier()?;
+        // The others end only when the file is there; between epochs nobody waits for a disk.
+        if reason == SaveReason::Interrupt {
+            self.run.set_timeout(self.timeouts.0)?;
+            trainer.collective.barrier()?;
+        }
         Ok(())
     }
 }

@@ -5,10 +5,10 @@
 //! end (a panic, a forgotten path) writes FAILURE.
 
 use super::python_json::Json;
-use super::{Error, Result};
+use super::{Error, Result, rewind};
 use crate::spec::Action;
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,8 +125,24 @@ impl StatusFile {
     /// The file cannot be opened.
     pub fn open(results_dir: &Path, action: Action) -> Result<Self> {
         let path = results_dir.join("status.json");
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::write(&path))?;
+        let file = append(&path)?;
         Ok(Self { out: Some((path, file)), action, kpi: Vec::new(), uploaded: false, ended: false })
+    }
+
+    /// Removes the lines of epochs from `epoch` on and of optimizer steps from `step` on, which a resumed training will
+    /// write again.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn rewind(&mut self, epoch: u64, step: u64) -> Result<()> {
+        let Some((path, file)) = &mut self.out else { return Ok(()) };
+        let text = std::fs::read_to_string(&*path).map_err(Error::write(path))?;
+        let kept = rewind::lines_before(&text, epoch, step);
+        if kept != text {
+            rewind::replace(path, kept.as_bytes())?;
+            *file = append(path)?;
+        }
+        Ok(())
     }
 
     /// One that writes nothing, for the other ranks.
@@ -354,6 +370,21 @@ impl Drop for StatusFile {
             );
         }
     }
+}
+
+/// Opens a file of lines to append to it. A last line that a full disk or a crash cut short is removed.
+fn append(path: &Path) -> Result<File> {
+    let open = || {
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        if whole < bytes.len() {
+            file.set_len(whole as u64)?;
+        }
+        Ok(file)
+    };
+    open().map_err(Error::write(path))
 }
 
 fn metrics(val_loss: f64, accuracy: Option<f64>) -> Vec<(String, Json)> {

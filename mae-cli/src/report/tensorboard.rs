@@ -145,6 +145,56 @@ impl EventWriter {
     }
 }
 
+/// Removes from the event files of a version what was logged at `step` or later, which a resumed training will log
+/// again, and files in which nothing else is left.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn rewind(results_dir: &Path, version: u32, step: u64) -> Result<()> {
+    let folder = results_dir.join("lightning_logs").join(format!("version_{version}"));
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::write(&folder)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(Error::write(&folder))?.path();
+        let is_ours =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("events.out.tfevents."));
+        if !is_ours {
+            continue;
+        }
+        let bytes = std::fs::read(&path).map_err(Error::write(&path))?;
+        let (kept, events) = frames_before(&bytes, step as i64);
+        if events == 0 {
+            std::fs::remove_file(&path).map_err(Error::write(&path))?;
+        } else if kept.len() != bytes.len() {
+            super::rewind::replace(&path, &kept)?;
+        }
+    }
+    Ok(())
+}
+
+/// The frames of events before `step`, and how many hold a value. A frame that a crash cut short is left out.
+fn frames_before(bytes: &[u8], step: i64) -> (Vec<u8>, usize) {
+    let (mut kept, mut events) = (Vec::with_capacity(bytes.len()), 0);
+    let mut rest = bytes;
+    while let Some((head, _)) = rest.split_first_chunk::<8>() {
+        let length = usize::try_from(u64::from_le_bytes(*head)).unwrap_or(usize::MAX);
+        let Some(frame) = length.checked_add(16).and_then(|length| rest.get(..length)) else { break };
+        match Event::decode(&frame[12..12 + length]) {
+            Ok(Event { what: Some(What::FileVersion(_)), .. }) => kept.extend_from_slice(frame),
+            Ok(event) if event.step < step => {
+                kept.extend_from_slice(frame);
+                events += 1;
+            }
+            _ => {}
+        }
+        rest = &rest[frame.len()..];
+    }
+    (kept, events)
+}
+
 /// TFRecord's rotation of a CRC-32C, so that a checksum over data that holds checksums stays useful.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)

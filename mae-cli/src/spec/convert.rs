@@ -78,6 +78,7 @@ fn shape(path: &str, shape_: &Shape, mut node: Node, leaf: &Leaf, raw: bool) -> 
             value => value.map(Value::Int),
         },
         (Shape::Float | Shape::Pair, value) => to_float(value).map(Value::Float),
+        (Shape::Text, Value::List(items)) if leaf.joins_lists => joined(items).map(Value::Str),
         (Shape::Text, value) => to_text(value).map(Value::Str),
         (Shape::List(_), _) => None,
     };
@@ -121,6 +122,12 @@ fn to_float(value: &Value) -> Option<f64> {
         Value::Str(text) => python::parse_float(text),
         _ => None,
     }
+}
+
+/// The texts of a list in one, as if they had been written with commas.
+fn joined(items: &[Node]) -> Option<String> {
+    let texts: Option<Vec<String>> = items.iter().map(|item| to_text(&item.value)).collect();
+    texts.filter(|texts| !texts.is_empty()).map(|texts| texts.join(","))
 }
 
 fn to_text(value: &Value) -> Option<String> {

@@ -9,9 +9,9 @@ impl Composed {
     /// Sets the action's `num_nodes`, and `num_gpus` with `gpu_ids` when `gpus` is known, as `WORLD_SIZE` and
     /// `NUM_GPU_PER_NODE` ask. They win over the spec and the command line, as in TAO; the spec file is not touched.
     ///
-    /// Export runs in one process, whatever the environment says.
+    /// Export and the building of an engine run in one process, whatever the environment says.
     pub fn use_nodes(&mut self, action: Action, nodes: usize, gpus: Option<usize>) {
-        if action == Action::Export {
+        if matches!(action, Action::Export | Action::GenTrtEngine) {
             return;
         }
         let section = action.name();

@@ -55,7 +55,7 @@ fn specs() {
     refused("augmentation_policy", "train -e finetune.yaml dataset.augmentation.auto_aug=rnd-m9");
     refused("pretrain_inference", "inference -e finetune.yaml train.stage=pretrain");
     refused("no_test_data", "inference -e finetune.yaml dataset.test_data_sources=null");
-    refused("two_gpus", "train -e finetune.yaml train.num_gpus=2");
+    refused("fsdp", "train -e finetune.yaml train.num_gpus=2 train.distributed_strategy=fsdp");
     refused("freeze_all", "train -e finetune.yaml train.freeze=[downsample_layers,stages,norm,head]");
     sandbox.write("occupied", "a file");
     refused("results_below_a_file", "train -e finetune.yaml results_dir=occupied/results");
@@ -97,8 +97,8 @@ fn data_sources() {
     }
     refused("archive_cut_off", &train("cut.tar.gz"));
     refused("plain_archive_cut_off", &train("cut.tar"));
-    sandbox.write("archive.zip", b"PK\x03\x04 and so on");
-    refused("archive_of_another_kind", &train("archive.zip"));
+    sandbox.write("archive.7z", b"7z\xbc\xaf\x27\x1c and so on");
+    refused("archive_of_another_kind", &train("archive.7z"));
 
     refused("classes_of_the_model", "train -e finetune.yaml model.num_classes=7");
     refused("batch_larger_than_the_data", "train -e finetune.yaml dataset.batch_size=64");

@@ -49,16 +49,12 @@ pub enum Error {
         problem: String,
     },
     /// The bytes of a record differ from those that were written.
-    #[error(
-        "record {record} is damaged: its CRC-32 is {found:08x}, the archive says {expected:08x}\n  help: copy or download the file again"
-    )]
+    #[error("record {record} is damaged: {problem}\n  help: copy or download the file again")]
     Damaged {
         /// Name of the record in the archive.
         record: String,
-        /// CRC-32 in the archive's directory.
-        expected: u32,
-        /// CRC-32 of the bytes.
-        found: u32,
+        /// The checksum that differs, as it is and as it should be.
+        problem: String,
     },
     /// The pickle is malformed.
     #[error(

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::container::{legacy, safetensors, zip_reader};
+use super::container::{legacy, safetensors, tar_reader, zip_reader};
 use super::mmap::SharedBytes;
-use super::pickle::{self, NoStorages, Origin};
+use super::module;
+use super::pickle::{self, NamedGlobal, NoStorages, Origin, StorageRequest, Storages};
+use super::storage::Storage;
 use super::value::Opaque;
 use super::{Error, Result, TensorView, Value};
 
@@ -22,6 +25,8 @@ pub enum Format {
     },
     /// `torch.save` before PyTorch 1.6.
     Legacy,
+    /// `torch.save` of PyTorch 0.1.
+    Tar,
     /// `.safetensors`.
     Safetensors,
 }
@@ -31,6 +36,7 @@ impl fmt::Display for Format {
         match self {
             Format::Zip { root } => write!(f, "PyTorch zip (root folder {root})"),
             Format::Legacy => f.write_str("PyTorch legacy (before 1.6)"),
+            Format::Tar => f.write_str("PyTorch tar (0.1)"),
             Format::Safetensors => f.write_str("safetensors"),
         }
     }
@@ -54,6 +60,8 @@ pub enum Kind {
 pub struct Checkpoint {
     root: Value,
     format: Format,
+    globals: Vec<NamedGlobal>,
+    has_digests: bool,
 }
 
 impl Checkpoint {
@@ -71,14 +79,25 @@ impl Checkpoint {
 
     fn read(bytes: SharedBytes) -> Result<Self> {
         if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
-            let (root, name) = zip_reader::read(bytes)?;
-            return Ok(Self { root, format: Format::Zip { root: name } });
+            let zip_reader::Contents { root, folder, globals, has_digests } = zip_reader::read(bytes)?;
+            let format = Format::Zip { root: folder };
+            return Ok(Self { root, format, globals, has_digests });
         }
-        if legacy::is_legacy(&bytes) {
-            return Ok(Self { root: legacy::read(&bytes)?, format: Format::Legacy });
+        let pickled = if legacy::is_legacy(&bytes) {
+            Some((Format::Legacy, legacy::read(&bytes)?))
+        } else if tar_reader::is_tar(&bytes) {
+            Some((Format::Tar, tar_reader::read(&bytes)?))
+        } else {
+            None
+        };
+        if let Some((format, read)) = pickled {
+            let (root, globals) = (read.value, read.globals);
+            return Ok(Self { root, format, globals, has_digests: false });
         }
         if safetensors::is_safetensors(&bytes) {
-            return Ok(Self { root: safetensors::read(&bytes)?, format: Format::Safetensors });
+            let (root, has_digests) = safetensors::read(&bytes)?;
+            let format = Format::Safetensors;
+            return Ok(Self { root, format, globals: Vec::new(), has_digests });
         }
         Err(unrecognised(&bytes))
     }
@@ -91,6 +110,25 @@ impl Checkpoint {
     /// The container.
     pub fn format(&self) -> &Format {
         &self.format
+    }
+
+    /// Every class and function that the file's pickle names, sorted. None was called.
+    pub fn globals(&self) -> &[NamedGlobal] {
+        &self.globals
+    }
+
+    /// Whether the file holds digests of its records, as this crate writes them.
+    pub fn has_digests(&self) -> bool {
+        self.has_digests
+    }
+
+    /// Reads every tensor once and compares the checksums that the file holds; what was compared is not compared
+    /// again.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] and others when the stored bytes are not those that were written.
+    pub fn verify(&self) -> Result<()> {
+        self.root.tensors().into_iter().try_for_each(|(_, view)| view.storage().bytes().map(drop))
     }
 
     /// How the weights are wrapped.
@@ -107,23 +145,25 @@ impl Checkpoint {
     }
 
     /// The tensors of the first non-empty of `model`, `model_state` and `state_dict`, or of the root itself when
-    /// it is a dict of tensors, in stored order. Entries that are no tensors (`_extra_state`) are left out.
+    /// it is a dict of tensors, in stored order; of a pickled model, its parameters and buffers. Entries that are no tensors (`_extra_state`) are left out.
     ///
     /// # Errors
     /// [`Error::NoStateDict`], [`Error::Encrypted`] for TAO's encrypted checkpoints, and [`Error::Tensor`] for a
     /// tensor of an unsupported kind (quantised, sparse, 8-bit float), by name.
     pub fn state_dict(&self) -> Result<Vec<(String, TensorView)>> {
         let nested = STATE_DICT_KEYS.iter().filter_map(|key| self.root.get(key));
-        let candidate = nested.chain([&self.root]).find(|value| is_state_dict(value));
-        let items = candidate.and_then(Value::as_dict).ok_or_else(|| self.no_state_dict())?;
+        let mut candidates = nested.chain([&self.root]);
+        let items: Vec<(String, &Value)> = match candidates.clone().find(|value| is_state_dict(value)) {
+            Some(dict) => dict.children(),
+            None => candidates.find_map(module::state_dict).ok_or_else(|| self.no_state_dict())?,
+        };
         let mut tensors = Vec::with_capacity(items.len());
-        for (key, value) in items {
-            let Some(name) = key.as_str() else { continue };
+        for (name, value) in items {
             match value {
-                Value::Tensor(view) => tensors.push((name.to_owned(), view.clone())),
+                Value::Tensor(view) => tensors.push((name, view.clone())),
                 Value::Opaque(object) if is_unsupported_tensor(object) => {
                     return Err(Error::Tensor {
-                        tensor: name.to_owned(),
+                        tensor: name,
                         problem: format!(
                             "it is stored as {}, which is not supported (quantised, sparse or 8-bit float)",
                             object.class
@@ -161,6 +201,22 @@ impl Checkpoint {
 /// Those of [`Checkpoint::open`].
 pub fn parse_bytes(bytes: &[u8]) -> Result<Checkpoint> {
     Checkpoint::read(SharedBytes::owned(bytes.to_vec()))
+}
+
+/// Reads a bare pickle, in which each storage is `storage`, whatever its key; the entry point for fuzzing.
+///
+/// # Errors
+/// Those of [`Checkpoint::open`].
+pub fn parse_pickle(bytes: &[u8], storage: &[u8]) -> Result<Value> {
+    struct Same(Arc<Storage>);
+    impl Storages for Same {
+        fn find(&mut self, _request: &StorageRequest<'_>) -> Result<Arc<Storage>> {
+            Ok(self.0.clone())
+        }
+    }
+    let origin = Origin { record: "the pickle".into(), base: 0 };
+    let mut storages = Same(Arc::new(Storage::owned("storage", storage.to_vec(), false)));
+    Ok(pickle::unpickle(bytes, &origin, &mut storages)?.value)
 }
 
 /// A dict with at least one tensor directly in it.
@@ -206,11 +262,5 @@ fn unrecognised(bytes: &[u8]) -> Error {
             }
         }
     };
-    if bytes.get(257..262) == Some(b"ustar") {
-        return Error::UnsupportedFormat {
-            what: "the tar format of PyTorch 0.1",
-            remedy: "load it in Python and save it again with torch.save",
-        };
-    }
     Error::NotACheckpoint { found }
 }

@@ -6,6 +6,8 @@
 //! | [`Value`] | the Python data of a checkpoint; unknown classes are [`Opaque`] data |
 //! | [`TensorView`] | dtype, shape, strides; the bytes when asked |
 //! | [`write()`], [`write_safetensors`], [`swap_symlink`] | atomic publishing |
+//! | [`Background`] | writing off the training thread |
+//! | [`Statistics`], [`Distance`] | figures over the elements of tensors |
 //! | [`lightning`] | the structure of a Lightning checkpoint, built and taken apart |
 //! | [`dialect`] | other projects' tensor names and shapes → ours, with a report of every tensor |
 //! | `pickle`, `container` | the formats |
@@ -14,22 +16,28 @@
 //! (`collections.OrderedDict`, `torch._utils._rebuild_tensor_v2`, ...) are replaced by code of this crate, unknown
 //! classes stay opaque, and names that exist to run code (`os.system`, `builtins.eval`, ...) make the file refused.
 
+mod background;
 mod container;
 pub mod dialect;
 mod dtype;
 mod error;
 mod file;
 pub mod lightning;
-mod mmap;
+pub(crate) mod mmap;
+mod module;
 mod pickle;
 mod publish;
+mod statistics;
 mod storage;
 mod tensor;
 mod value;
 
+pub use background::Background;
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use file::{Checkpoint, Format, Kind, parse_bytes};
+pub use file::{Checkpoint, Format, Kind, parse_bytes, parse_pickle};
+pub use pickle::NamedGlobal;
 pub use publish::{link_target, swap_symlink, write, write_safetensors};
+pub use statistics::{Distance, Statistics};
 pub use tensor::TensorView;
 pub use value::{Opaque, Value, big_int_to_decimal};

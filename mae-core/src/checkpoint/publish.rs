@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::container::safetensors;
 use super::container::zip_writer::{self, WriteError};
 use super::{Error, Result, TensorView, Value};
 
@@ -17,20 +18,15 @@ use super::{Error, Result, TensorView, Value};
 /// [`Error::NotWritable`] for values that `weights_only` would refuse (nothing is written then), [`Error::Io`]
 /// when the disk refuses; the temporary file is removed, an existing file stays as it was.
 pub fn write(path: &Path, root: &Value) -> Result<()> {
-    publish(path, |file| match zip_writer::write(file, root) {
-        Ok(_) => Ok(()),
-        Err(WriteError::Value(error)) => Err(error),
-        Err(WriteError::Io(source)) => Err(Error::Io { action: "write", path: path.to_owned(), source }),
-    })
+    publish(path, |file| zip_writer::write(file, root).map(drop))
 }
 
 /// Writes `tensors` as `.safetensors`, in the same way.
 ///
 /// # Errors
-/// [`Error::Tensor`] for complex tensors, [`Error::Io`] when the disk refuses.
+/// [`Error::Tensor`] for complex128 tensors, [`Error::Io`] when the disk refuses.
 pub fn write_safetensors(path: &Path, tensors: &[(String, TensorView)]) -> Result<()> {
-    let bytes = super::container::safetensors::serialize(tensors)?;
-    publish(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))
+    publish(path, |file| safetensors::write(file, tensors))
 }
 
 /// Points `link` at `target_name`, a file in the same folder; readers see the old or the new target, never none.
@@ -49,7 +45,7 @@ pub fn swap_symlink(link: &Path, target_name: &str) -> Result<()> {
     sync_folder(folder)
 }
 
-fn publish(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
+fn publish(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<(), WriteError>) -> Result<()> {
     let folder = folder_of(path);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // tempfile's default is 0600; a checkpoint has the permissions of any other new file.
@@ -60,7 +56,10 @@ fn publish(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) 
         .tempfile_in(folder)
         .map_err(Error::io("create a temporary file in", folder))?;
     let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
-    fill(&mut writer)?;
+    fill(&mut writer).map_err(|error| match error {
+        WriteError::Value(error) => error,
+        WriteError::Io(source) => Error::Io { action: "write", path: path.to_owned(), source },
+    })?;
     writer.flush().map_err(Error::io("write", path))?;
     drop(writer);
     temporary.as_file().sync_all().map_err(Error::io("flush to disk", path))?;

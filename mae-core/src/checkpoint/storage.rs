@@ -26,21 +26,53 @@ enum Source {
     /// Only the length is known yet.
     Unread,
     Owned(Vec<u8>),
-    /// Part of a file. `crc` is checked at the first access.
+    /// Part of a file, checked at the first access.
     Mapped {
         file: SharedBytes,
         range: Range<usize>,
-        crc: Option<u32>,
-        actual: OnceLock<u32>,
+        checksum: Checksum,
+        /// What the bytes have instead, if it differs.
+        mismatch: OnceLock<Option<String>>,
     },
     /// Compressed record of a zip file, inflated at the first access.
     Compressed {
         archive: ZipArchive<Cursor<SharedBytes>>,
         index: usize,
+        checksum: Checksum,
         bytes: OnceLock<Result<Vec<u8>, String>>,
     },
     /// A libtorch tensor, read whenever the bytes are asked for. The lock makes the handle shareable.
     Tensor(Mutex<Tensor>),
+}
+
+/// What the bytes of a record must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checksum {
+    None,
+    /// A zip record's CRC-32; PyTorch writes 0 when it was told not to compute any.
+    Crc32(u32),
+    /// The digest that this crate's writer adds.
+    Blake3(blake3::Hash),
+}
+
+impl Checksum {
+    /// What `bytes` have instead, if it differs.
+    fn mismatch(&self, bytes: &[u8]) -> Option<String> {
+        match self {
+            Checksum::None | Checksum::Crc32(0) => None,
+            Checksum::Crc32(expected) => {
+                let found = crc32fast::hash(bytes);
+                (found != *expected).then(|| format!("its CRC-32 is {found:08x}, not {expected:08x}"))
+            }
+            Checksum::Blake3(expected) => {
+                let found = blake3::hash(bytes);
+                (found != *expected).then(|| {
+                    let short = |hash: &blake3::Hash| hash.to_hex()[..16].to_owned();
+                    format!("its BLAKE3 digest is {}..., not {}...", short(&found), short(expected))
+                })
+            }
+        }
+    }
 }
 
 impl Storage {
@@ -53,11 +85,11 @@ impl Storage {
         record: String,
         file: SharedBytes,
         range: Range<usize>,
-        crc: Option<u32>,
+        checksum: Checksum,
         big_endian: bool,
     ) -> Self {
         let len = range.len();
-        let source = Source::Mapped { file, range, crc, actual: OnceLock::new() };
+        let source = Source::Mapped { file, range, checksum, mismatch: OnceLock::new() };
         Self { record, len, big_endian, source }
     }
 
@@ -66,14 +98,19 @@ impl Storage {
         archive: ZipArchive<Cursor<SharedBytes>>,
         index: usize,
         len: usize,
+        checksum: Checksum,
         big_endian: bool,
     ) -> Self {
-        Self {
-            record,
-            len,
-            big_endian,
-            source: Source::Compressed { archive, index, bytes: OnceLock::new() },
-        }
+        let source = Source::Compressed { archive, index, checksum, bytes: OnceLock::new() };
+        Self { record, len, big_endian, source }
+    }
+
+    /// A part of a storage that lies in a file; `None` when it reaches beyond.
+    pub(crate) fn part(&self, start: usize, len: usize) -> Option<Self> {
+        let Source::Mapped { file, range, .. } = &self.source else { return None };
+        let end = start.checked_add(len).filter(|end| *end <= self.len)?;
+        let range = range.start + start..range.start + end;
+        Some(Self::mapped(self.record.clone(), file.clone(), range, Checksum::None, self.big_endian))
     }
 
     /// A placeholder of a known length without bytes.
@@ -95,13 +132,17 @@ impl Storage {
                 problem: format!("{} has not been located", self.record),
             }),
             Source::Owned(bytes) => Ok(Cow::Borrowed(bytes)),
-            Source::Mapped { file, range, crc, actual } => {
+            Source::Mapped { file, range, checksum, mismatch } => {
                 let bytes = file.as_ref().get(range.clone()).unwrap_or(&[]);
-                check_crc(&self.record, bytes, *crc, actual)?;
-                Ok(Cow::Borrowed(bytes))
+                match mismatch.get_or_init(|| checksum.mismatch(bytes)) {
+                    None => Ok(Cow::Borrowed(bytes)),
+                    Some(problem) => {
+                        Err(Error::Damaged { record: self.record.clone(), problem: problem.clone() })
+                    }
+                }
             }
-            Source::Compressed { archive, index, bytes } => {
-                match bytes.get_or_init(|| inflate(archive, *index, self.len)) {
+            Source::Compressed { archive, index, checksum, bytes } => {
+                match bytes.get_or_init(|| inflate(archive, *index, self.len, checksum)) {
                     Ok(bytes) => Ok(Cow::Borrowed(bytes)),
                     Err(problem) => Err(Error::Container {
                         container: "zip",
@@ -118,20 +159,26 @@ impl Storage {
             }
         }
     }
-}
 
-/// Compares the CRC-32 once; PyTorch writes 0 when it was told not to compute any.
-fn check_crc(record: &str, bytes: &[u8], crc: Option<u32>, actual: &OnceLock<u32>) -> Result<()> {
-    let Some(expected) = crc.filter(|crc| *crc != 0) else { return Ok(()) };
-    let found = *actual.get_or_init(|| crc32fast::hash(bytes));
-    if found == expected {
-        return Ok(());
+    /// A copy of what a libtorch tensor holds now; everything else never changes and is shared.
+    pub(crate) fn snapshot(&self) -> Result<Option<Self>> {
+        match &self.source {
+            Source::Tensor(_) => {
+                let bytes = self.bytes()?.into_owned();
+                Ok(Some(Self::owned(self.record.clone(), bytes, self.big_endian)))
+            }
+            _ => Ok(None),
+        }
     }
-    Err(Error::Damaged { record: record.to_owned(), expected, found })
 }
 
 /// Reads at most `len` bytes, whatever the stream claims; the zip crate compares the CRC-32 at its end.
-fn inflate(archive: &ZipArchive<Cursor<SharedBytes>>, index: usize, len: usize) -> Result<Vec<u8>, String> {
+fn inflate(
+    archive: &ZipArchive<Cursor<SharedBytes>>,
+    index: usize,
+    len: usize,
+    checksum: &Checksum,
+) -> Result<Vec<u8>, String> {
     let mut archive = archive.clone();
     let mut entry = archive.by_index(index).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
@@ -139,7 +186,10 @@ fn inflate(archive: &ZipArchive<Cursor<SharedBytes>>, index: usize, len: usize) 
     if bytes.len() != len {
         return Err(format!("{len} bytes are promised, {} come out", bytes.len()));
     }
-    Ok(bytes)
+    match checksum.mismatch(&bytes) {
+        None => Ok(bytes),
+        Some(problem) => Err(problem),
+    }
 }
 
 impl std::fmt::Debug for Storage {

@@ -81,6 +81,12 @@ impl TensorView {
         Self::new(dtype, shape.clone(), contiguous_strides(&shape), 0, Arc::new(storage))
     }
 
+    /// The same view over a copy of what a libtorch tensor holds now.
+    pub(super) fn snapshot(&self) -> Result<Self> {
+        let storage = self.storage.snapshot()?.map_or_else(|| self.storage.clone(), Arc::new);
+        Ok(Self { storage, ..self.clone() })
+    }
+
     /// Checks the geometry against the storage.
     pub(crate) fn new(
         dtype: DType,
@@ -162,6 +168,11 @@ impl TensorView {
     /// Bytes of the elements, without what else the storage holds.
     pub fn nbytes(&self) -> usize {
         self.numel() * self.dtype.size()
+    }
+
+    /// A number that views of one storage share, and no others while they live.
+    pub fn storage_id(&self) -> usize {
+        Arc::as_ptr(&self.storage) as usize
     }
 
     /// Whether both view the same storage.
@@ -292,7 +303,8 @@ pub(crate) fn contiguous_strides(shape: &[i64]) -> Vec<i64> {
 }
 
 /// `element` has the dtype's size and native byte order.
-fn element_to_f64(dtype: DType, element: &[u8]) -> f64 {
+#[inline]
+pub(super) fn element_to_f64(dtype: DType, element: &[u8]) -> f64 {
     macro_rules! number {
         ($type:ty) => {{
             let mut bytes = [0; size_of::<$type>()];

@@ -160,6 +160,91 @@ impl Value {
         }
     }
 
+    /// Every tensor and NumPy array in the structure with the keys that lead to it, in stored order; the attributes of
+    /// opaque objects count as keys.
+    pub fn tensors(&self) -> Vec<(Vec<String>, &TensorView)> {
+        let mut found = Vec::new();
+        self.collect_tensors(&mut Vec::new(), &mut found);
+        found
+    }
+
+    fn collect_tensors<'a>(&'a self, path: &mut Vec<String>, found: &mut Vec<(Vec<String>, &'a TensorView)>) {
+        if let Value::Tensor(view) | Value::NumpyArray(view) = self {
+            found.push((path.clone(), view));
+            return;
+        }
+        for (key, value) in self.children() {
+            path.push(key);
+            value.collect_tensors(path, found);
+            path.pop();
+        }
+    }
+
+    /// The values directly within this one, with their keys as text: dict keys, indices, attributes.
+    pub fn children(&self) -> Vec<(String, &Value)> {
+        fn indexed(items: &[Value]) -> impl Iterator<Item = (String, &Value)> {
+            items.iter().enumerate().map(|(index, value)| (index.to_string(), value))
+        }
+        let keyed = |pairs: &'_ [(Value, Value)]| -> Vec<String> {
+            pairs.iter().map(|(key, _)| key.key_text()).collect()
+        };
+        match self {
+            Value::Dict(pairs) | Value::OrderedDict(pairs) | Value::Counter(pairs) => {
+                keyed(pairs).into_iter().zip(pairs.iter().map(|(_, value)| value)).collect()
+            }
+            Value::List(items) | Value::Tuple(items) | Value::Set(items) => indexed(items).collect(),
+            Value::Opaque(object) => {
+                let arguments =
+                    object.args.iter().enumerate().map(|(index, value)| (format!("args[{index}]"), value));
+                let state = match &object.state {
+                    Some(state) if state.as_dict().is_some() => state.children(),
+                    Some(state) => vec![("state".to_owned(), state)],
+                    None => Vec::new(),
+                };
+                let pairs = keyed(&object.pairs).into_iter().zip(object.pairs.iter().map(|(_, value)| value));
+                arguments.chain(state).chain(indexed(&object.items)).chain(pairs).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A dict key as a part of a path.
+    fn key_text(&self) -> String {
+        match self {
+            Value::Str(text) => text.clone(),
+            Value::Int(number) => number.to_string(),
+            Value::Bool(value) => if *value { "True" } else { "False" }.to_owned(),
+            Value::None => "None".to_owned(),
+            Value::Tuple(items) => {
+                let items: Vec<String> = items.iter().map(Value::key_text).collect();
+                format!("({})", items.join(", "))
+            }
+            other => other.type_name().to_owned(),
+        }
+    }
+
+    /// The same structure with a copy of what libtorch tensors hold now, so that it can be written while they change.
+    ///
+    /// # Errors
+    /// [`super::Error::Torch`] when a tensor cannot be copied.
+    pub fn snapshot(&self) -> super::Result<Value> {
+        let all = |items: &[Value]| items.iter().map(Value::snapshot).collect::<super::Result<Vec<_>>>();
+        let pairs = |pairs: &[(Value, Value)]| {
+            pairs
+                .iter()
+                .map(|(key, value)| Ok((key.clone(), value.snapshot()?)))
+                .collect::<super::Result<Vec<_>>>()
+        };
+        Ok(match self {
+            Value::Tensor(view) => Value::Tensor(view.snapshot()?),
+            Value::List(items) => Value::List(all(items)?),
+            Value::Tuple(items) => Value::Tuple(all(items)?),
+            Value::Dict(items) => Value::Dict(pairs(items)?),
+            Value::OrderedDict(items) => Value::OrderedDict(pairs(items)?),
+            other => other.clone(),
+        })
+    }
+
     /// Python's name of the type, for messages.
     pub fn type_name(&self) -> &str {
         match self {

@@ -109,7 +109,7 @@ pub struct FitConfig {
 }
 
 /// A batch, for progress and logs.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Epoch, from 0.
     pub epoch: u64,
@@ -208,9 +208,12 @@ fn train_epoch<E: From<Error>>(
         let (done, step) = (cursor.batch, cursor.step);
         let images = batch.samples.len() as u64;
         let report = StepReport { epoch, batch: done, batches, step, images, outcome };
-        interrupted |= hooks.batch_done(&report)? == Control::Interrupt;
+        if hooks.batch_done(&report)? == Control::Interrupt {
+            trainer.ask_to_stop();
+        }
+        interrupted |= trainer.stop_is_agreed();
         // A state between two optimizer steps would lack the gradients summed so far.
-        if !outcome.stepped || last {
+        if !report.outcome.stepped || last {
             continue;
         }
         if interrupted {

@@ -17,4 +17,4 @@ pub use fit::{
     Batches, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, SaveReason, StepReport, fit,
 };
 pub use scaler::LossScaler;
-pub use trainer::{Cursor, StepOutcome, Trainer, TrainerConfig};
+pub use trainer::{Cursor, SkipReason, Skipped, StepOutcome, Trainer, TrainerConfig};

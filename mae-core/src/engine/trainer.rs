@@ -50,7 +50,7 @@ pub struct Cursor {
 }
 
 /// What one batch did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepOutcome {
     /// Loss of the batch, averaged over ranks.
     pub loss: f64,
@@ -58,8 +58,42 @@ pub struct StepOutcome {
     pub lr: f64,
     /// Whether the batch completed an optimizer step.
     pub stepped: bool,
-    /// Whether that step was left out because loss or gradients were not finite.
-    pub skipped: bool,
+    /// Why that step was left out, if it was: something was not finite.
+    pub skipped: Option<Skipped>,
+}
+
+/// A step that was left out: the parameters are as before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Skipped {
+    /// What was not finite.
+    pub reason: SkipReason,
+    /// The samples it was made of, on all ranks; those of the batches whose loss was not finite, when that is the reason.
+    pub samples: Vec<u64>,
+}
+
+/// What was not finite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SkipReason {
+    /// The loss.
+    Loss,
+    /// The gradients of a finite loss.
+    Gradients,
+    /// The gradients of a finite loss in fp16, under a loss scale that was therefore lowered. This is how the scale finds its
+    /// value, and no sign of trouble.
+    LossScale {
+        /// The scale from now on.
+        lowered_to: f64,
+    },
+}
+
+/// The batches that the next optimizer step is made of.
+#[derive(Debug, Default)]
+struct Window {
+    /// Samples of this rank.
+    samples: Vec<u64>,
+    /// Samples of this rank in batches whose loss, over all ranks, was not finite.
+    bad_samples: Vec<u64>,
+    is_bad: bool,
 }
 
 /// A training that can be stepped, saved and resumed.
@@ -78,9 +112,11 @@ pub struct Trainer<'c> {
     /// The cursor after the last optimizer step: what a checkpoint can go on from.
     stepped: Cursor,
     scaler: Option<LossScaler>,
-    window_is_bad: bool,
+    window: Window,
     bad_steps: u64,
     skipped_steps: u64,
+    stop_asked: bool,
+    stop_agreed: bool,
 }
 
 impl<'c> Trainer<'c> {
@@ -102,9 +138,11 @@ impl<'c> Trainer<'c> {
             cursor: Cursor::default(),
             stepped: Cursor::default(),
             scaler,
-            window_is_bad: false,
+            window: Window::default(),
             bad_steps: 0,
             skipped_steps: 0,
+            stop_asked: false,
+            stop_agreed: false,
         }
     }
 
@@ -113,9 +151,19 @@ impl<'c> Trainer<'c> {
         &self.cursor
     }
 
+    /// Epoch and optimizer step of the state that [`checkpoint`](Self::checkpoint) gives.
+    pub fn checkpoint_position(&self) -> (u64, u64) {
+        (self.stepped.epoch, self.stepped.step)
+    }
+
     /// Steps left out so far because something was not finite.
     pub fn skipped_steps(&self) -> u64 {
         self.skipped_steps
+    }
+
+    /// The loss scale; absent but in fp16.
+    pub fn scaler(&self) -> Option<&LossScaler> {
+        self.scaler.as_ref()
     }
 
     /// The rate of the next optimizer step.
@@ -131,19 +179,57 @@ impl<'c> Trainer<'c> {
     pub fn train_batch(&mut self, batch: &Batch, last_in_epoch: bool) -> Result<StepOutcome> {
         let lr = self.lr();
         let loss = self.loss(batch)?;
-        let mut value = [f64::try_from(loss.detach())?];
-        self.collective.sum(&mut value)?;
-        let value = value[0] / self.collective.world_size() as f64;
-        self.window_is_bad |= !value.is_finite();
+        let mut sums = [f64::try_from(loss.detach())?, f64::from(u8::from(self.stop_asked))];
+        self.collective.sum(&mut sums)?;
+        let value = sums[0] / self.collective.world_size() as f64;
+        self.stop_agreed |= sums[1] > 0.0;
+        self.window.samples.extend(counted(batch));
+        if !value.is_finite() {
+            self.window.is_bad = true;
+            self.window.bad_samples.extend(counted(batch));
+        }
         let scale = self.scaler.map_or(1.0, |scaler| scaler.scale);
-        loss.f_mul_scalar(scale / self.config.accumulate as f64)?.f_backward()?;
+        let loss = loss.f_mul_scalar(scale / self.config.accumulate as f64)?;
+        let stepped = last_in_epoch || (self.cursor.batch + 1).is_multiple_of(self.config.accumulate);
+        if stepped {
+            let mut parameters: Vec<Tensor> =
+                self.model.params.trainable().map(|(_, _, tensor)| tensor.shallow_clone()).collect();
+            self.collective.backward(&loss, &mut parameters)?;
+        } else {
+            // Nothing is sent before the window is full.
+            loss.f_backward()?;
+        }
 
+        // A loss that is not finite counts as the mean of the others, and does not spoil it.
+        self.cursor.loss_sum += if value.is_finite() { value } else { self.epoch_loss() };
         self.cursor.batch += 1;
         self.cursor.batches += 1;
-        self.cursor.loss_sum += value;
-        let stepped = last_in_epoch || self.cursor.batch.is_multiple_of(self.config.accumulate);
-        let skipped = stepped && !self.optimizer_step(lr, scale)?;
+        let skipped = if stepped { self.optimizer_step(lr, scale)? } else { None };
         Ok(StepOutcome { loss: value, lr, stepped, skipped })
+    }
+
+    /// Goes on at the same image of the epoch when a batch, on all ranks together, had `before` images and has `now`.
+    /// Returns how many images of this epoch are seen a second time, because the new batches begin elsewhere.
+    pub fn rescale(&mut self, before: u64, now: u64) -> u64 {
+        let seen = self.cursor.batch * before;
+        let batch = seen / now.max(1);
+        if self.cursor.batch > 0 {
+            self.cursor.loss_sum *= batch as f64 / self.cursor.batch as f64;
+        }
+        self.cursor.batch = batch;
+        self.stepped = self.cursor;
+        seen - batch * now
+    }
+
+    /// Asks to stop. All ranks must stop after the same step, so others are told with the next batch.
+    pub fn ask_to_stop(&mut self) {
+        self.stop_asked = true;
+        self.stop_agreed |= self.collective.world_size() == 1;
+    }
+
+    /// Whether some rank asked to stop and all know it.
+    pub fn stop_is_agreed(&self) -> bool {
+        self.stop_agreed
     }
 
     /// Mean loss of this epoch's batches so far.
@@ -200,6 +286,7 @@ impl<'c> Trainer<'c> {
             ("epoch_done", Value::Bool(epoch_done)),
             ("loss_sum", Value::Float(cursor.loss_sum)),
             ("skipped_steps", Value::Int(self.skipped_steps as i64)),
+            ("bad_steps", Value::Int(self.bad_steps as i64)),
         ];
         if let Some(scaler) = self.scaler {
             state.push(("loss_scale", Value::Float(scaler.scale)));
@@ -245,7 +332,8 @@ impl<'c> Trainer<'c> {
             let good_steps = extra("loss_scale_good_steps").and_then(Value::as_i64).unwrap_or(0) as u64;
             *scaler = LossScaler { scale, good_steps };
         }
-        self.skipped_steps = extra("skipped_steps").and_then(Value::as_i64).unwrap_or(0) as u64;
+        let count = |key: &str| extra(key).and_then(Value::as_i64).unwrap_or(0) as u64;
+        (self.skipped_steps, self.bad_steps) = (count("skipped_steps"), count("bad_steps"));
         let loops = &contents.loops;
         self.cursor = Cursor {
             epoch: contents.epoch as u64,
@@ -292,24 +380,22 @@ impl<'c> Trainer<'c> {
         }
     }
 
-    /// Averages over ranks, unscales, clips, steps. Returns whether the step was made.
-    fn optimizer_step(&mut self, lr: f64, scale: f64) -> Result<bool> {
+    /// Unscales, clips, steps. Returns why the step was left out, if it was.
+    fn optimizer_step(&mut self, lr: f64, scale: f64) -> Result<Option<Skipped>> {
         let mut gradients: Vec<Tensor> =
             self.model.params.trainable().map(|(_, _, t)| t.grad()).filter(Tensor::defined).collect();
-        if self.collective.world_size() > 1 {
-            self.collective.average(&mut gradients)?;
-        }
         if scale != 1.0 {
             for gradient in &mut gradients {
                 let _ = gradient.f_div_scalar_(scale)?;
             }
         }
         let norm = global_norm(&gradients)?;
-        let finite = norm.is_finite() && !self.window_is_bad;
+        let window = std::mem::take(&mut self.window);
+        let finite = norm.is_finite() && !window.is_bad;
         if let Some(scaler) = &mut self.scaler {
             scaler.update(finite);
         }
-        if finite {
+        let skipped = if finite {
             if let Some(limit) = self.config.clip_grad_norm.filter(|&limit| norm > limit) {
                 for gradient in &mut gradients {
                     let _ = gradient.f_mul_scalar_(limit / (norm + 1e-6))?;
@@ -317,25 +403,53 @@ impl<'c> Trainer<'c> {
             }
             self.optimizer.step(&self.model.params, lr)?;
             self.bad_steps = 0;
+            None
         } else {
-            self.bad_steps += 1;
-            self.skipped_steps += 1;
-            if self.bad_steps >= self.config.max_bad_steps {
-                let what = if self.window_is_bad { "loss" } else { "gradient norm" };
-                return Err(Error::NotFinite {
-                    what,
-                    steps: self.bad_steps as usize,
-                    step: self.cursor.step,
-                });
-            }
-        }
-        self.model.params.zero_grad();
-        self.window_is_bad = false;
+            Some(self.skip(window)?)
+        };
+        self.model.params.zero_grad()?;
         self.cursor.step += 1;
         self.cursor.step_in_epoch += 1;
         self.stepped = self.cursor;
-        Ok(finite)
+        Ok(skipped)
     }
+
+    /// Counts a step that is left out, and gives up after too many in a row.
+    fn skip(&mut self, window: Window) -> Result<Skipped> {
+        let reason = match self.scaler {
+            _ if window.is_bad => SkipReason::Loss,
+            Some(scaler) if scaler.scale >= 1.0 => SkipReason::LossScale { lowered_to: scaler.scale },
+            _ => SkipReason::Gradients,
+        };
+        self.skipped_steps += 1;
+        let samples = if window.is_bad { window.bad_samples } else { window.samples };
+        let samples = self.from_all_ranks(&samples)?;
+        if !matches!(reason, SkipReason::LossScale { .. }) {
+            self.bad_steps += 1;
+        }
+        if self.bad_steps >= self.config.max_bad_steps {
+            let what = if reason == SkipReason::Loss { "loss" } else { "gradient norm" };
+            let (steps, step) = (self.bad_steps as usize, self.cursor.step);
+            // Who goes on from here has changed something, and begins to count anew.
+            self.bad_steps = 0;
+            return Err(Error::NotFinite { what, steps, step, samples });
+        }
+        Ok(Skipped { reason, samples })
+    }
+
+    fn from_all_ranks(&self, samples: &[u64]) -> Result<Vec<u64>> {
+        let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        let gathered = self.collective.gather_bytes(&bytes)?.concat();
+        Ok(gathered
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+            .collect())
+    }
+}
+
+/// The samples of a batch that count.
+fn counted(batch: &Batch) -> impl Iterator<Item = u64> {
+    batch.samples.iter().copied().take(batch.valid as usize)
 }
 
 /// TAO's name of the stage a network belongs to.

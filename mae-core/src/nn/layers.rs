@@ -66,6 +66,11 @@ impl Conv2d {
             groups: channels,
         }
     }
+
+    /// Whether this is the convolution of a ConvNeXt block, for which there is a kernel.
+    pub(crate) fn is_depthwise_7x7(&self) -> bool {
+        self.groups > 1 && self.stride == 1 && self.padding == 3
+    }
 }
 
 /// Layer normalisation over the last dimension (arXiv 1607.06450).

@@ -1,40 +1,17 @@
 //! The eager interpreter: every operation runs on libtorch at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::Ops;
+use super::{Ops, Precision, VisiblePatches};
 use crate::error::Result;
 use crate::nn::position::{self, Resample};
 use crate::nn::{Conv2d, DropPath, GlobalResponseNorm, LayerNorm, Linear};
 use crate::params::{ParamId, Params};
-
-/// The arithmetic of matrix products and convolutions; master weights, norms, softmax sums and losses stay fp32, as
-/// under PyTorch's autocast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// 32-bit throughout.
-    #[default]
-    Fp32,
-    /// bfloat16 products.
-    Bf16,
-    /// IEEE half products; training needs a loss scale.
-    Fp16,
-}
-
-impl Precision {
-    /// The dtype of the products.
-    pub fn kind(self) -> Kind {
-        match self {
-            Precision::Fp32 => Kind::Float,
-            Precision::Bf16 => Kind::BFloat16,
-            Precision::Fp16 => Kind::Half,
-        }
-    }
-}
+use crate::sys;
 
 /// The random part of a training forward pass. Absent in evaluation.
 #[derive(Debug, Clone)]
@@ -49,19 +26,51 @@ pub struct Eager<'a> {
     params: &'a Params,
     precision: Precision,
     regularization: Option<Regularization>,
+    visible: Option<&'a VisiblePatches>,
     trace: Option<RefCell<Vec<(String, Tensor)>>>,
+    flops: Cell<u64>,
 }
 
 impl<'a> Eager<'a> {
     /// Evaluation in fp32.
     pub fn new(params: &'a Params) -> Self {
-        Eager { params, precision: Precision::Fp32, regularization: None, trace: None }
+        Eager {
+            params,
+            precision: Precision::Fp32,
+            regularization: None,
+            visible: None,
+            trace: None,
+            flops: Cell::new(0),
+        }
     }
 
     /// The same with another precision.
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
+    }
+
+    /// An interpreter of the same kind for a sparse convolutional encoder: its images are stacks of the visible patches.
+    pub(crate) fn on_visible<'b>(&self, visible: &'b VisiblePatches) -> Eager<'b>
+    where
+        'a: 'b,
+    {
+        Eager {
+            params: self.params,
+            precision: self.precision,
+            regularization: self.regularization.clone(),
+            visible: Some(visible),
+            trace: self.trace.as_ref().map(|_| RefCell::default()),
+            flops: Cell::new(0),
+        }
+    }
+
+    /// Takes over what another interpreter traced and counted.
+    pub(crate) fn absorb(&self, other: Eager<'_>) {
+        self.count(other.flops.get());
+        if let (Some(ours), Some(theirs)) = (&self.trace, other.trace) {
+            ours.borrow_mut().append(&mut theirs.into_inner());
+        }
     }
 
     /// Training: stochastic depth is on.
@@ -86,12 +95,47 @@ impl<'a> Eager<'a> {
         self.params
     }
 
-    fn cast(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_to_kind(self.precision.kind())?)
+    /// Floating-point operations of all products so far (linear layers, convolutions, attention), a multiplication and an
+    /// addition counted as two, forward only.
+    pub fn flops(&self) -> u64 {
+        self.flops.get()
     }
 
+    fn count(&self, flops: u64) {
+        self.flops.set(self.flops.get() + flops);
+    }
+
+    /// The dtype in which products on `x`'s device are made.
+    fn held(&self, x: &Tensor) -> Kind {
+        self.precision.product_kind(x.device())
+    }
+
+    /// `x` as an operand of a product.
+    fn operand(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_to_kind(self.precision.kind())?.f_to_kind(self.held(x))?)
+    }
+
+    /// A parameter as an operand of a product.
     fn param(&self, id: ParamId) -> Result<Tensor> {
-        self.cast(self.params.get(id))
+        let param = self.params.get(id);
+        if self.precision == Precision::Fp32 {
+            return Ok(param.shallow_clone());
+        }
+        self.params.rounded(id, self.precision.kind(), self.held(param))
+    }
+
+    /// The result of a product.
+    fn result(&self, y: Tensor) -> Result<Tensor> {
+        Ok(y.f_to_kind(self.precision.kind())?)
+    }
+
+    /// Attention by its formula, the softmax in fp32. On CPUs libtorch's own is slower than this in 16 bits.
+    fn plain_attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let scale = 1.0 / (q.size().last().copied().unwrap_or(1) as f64).sqrt();
+        let scores =
+            self.operand(&q.f_mul_scalar(scale)?)?.f_matmul(&self.operand(k)?.f_transpose(-2, -1)?)?;
+        let weights = self.operand(&scores.f_softmax(-1, Kind::Float)?)?;
+        self.result(weights.f_matmul(&self.operand(v)?)?)
     }
 }
 
@@ -112,33 +156,44 @@ impl Ops for Eager<'_> {
 
     fn linear(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
         let bias = layer.bias.map(|id| self.param(id)).transpose()?;
-        Ok(self.cast(x)?.f_linear(&self.param(layer.weight)?, bias.as_ref())?)
+        self.count(2 * (x.numel() as i64 * self.params.spec(layer.weight).shape[0]) as u64);
+        self.result(self.operand(x)?.f_linear(&self.param(layer.weight)?, bias.as_ref())?)
     }
 
     fn conv2d(&self, x: &Tensor, layer: &Conv2d) -> Result<Tensor> {
-        let image = self.cast(x)?.f_permute([0, 3, 1, 2])?;
-        let bias = Some(self.param(layer.bias)?);
-        let weight = self.param(layer.weight)?;
-        let (stride, padding) = ([layer.stride; 2], [layer.padding; 2]);
-        let y = image.f_conv2d(&weight, bias.as_ref(), stride, padding, [1, 1], layer.groups)?;
-        Ok(y.f_permute([0, 2, 3, 1])?)
+        // Kernels that overlap see neighbours; a stack of visible patches is spread out for them.
+        let spread = self.visible.filter(|_| layer.padding > 0);
+        let x = match spread {
+            Some(visible) => visible.scatter(x, &visible.zeros(x.kind())?)?,
+            None => x.shallow_clone(),
+        };
+        let image = self.operand(&x)?;
+        let (weight, bias) = (self.param(layer.weight)?, self.param(layer.bias)?);
+        let y = match sys::kernels().filter(|_| layer.is_depthwise_7x7() && image.device() == Device::Cpu) {
+            Some(lanes) => sys::depthwise_conv(&image, &weight, &bias, lanes)?,
+            None => reference_conv2d(&image, &weight, &bias, layer)?,
+        };
+        let products = weight.size()[1..].iter().product::<i64>() * y.numel() as i64;
+        self.count(2 * products as u64);
+        let y = self.result(y)?;
+        spread.map_or_else(|| Ok(y.shallow_clone()), |visible| visible.gather(&y))
     }
 
     fn layer_norm(&self, x: &Tensor, layer: &LayerNorm) -> Result<Tensor> {
         let (weight, bias) = (self.params.get(layer.weight), self.params.get(layer.bias));
-        let x = x.f_to_kind(Kind::Float)?;
+        // On CPUs libtorch normalises 16-bit numbers with fp32 sums and fp32 parameters; elsewhere dtypes must agree.
+        let x = if x.device() == Device::Cpu { x.shallow_clone() } else { x.f_to_kind(Kind::Float)? };
         Ok(x.f_layer_norm(weight.size(), Some(weight), Some(bias), layer.eps, false)?)
     }
 
     fn global_response_norm(&self, x: &Tensor, layer: &GlobalResponseNorm) -> Result<Tensor> {
         let (gamma, beta) = (self.params.get(layer.gamma), self.params.get(layer.beta));
-        let x = x.f_to_kind(Kind::Float)?;
-        let energy = x.f_norm_scalaropt_dim(2, [1, 2].as_slice(), true)?;
+        let energy = spatial_norm(x)?;
         let mean = energy.f_mean_dim([-1].as_slice(), true, None)?;
         let response = energy.f_div(&mean.f_add_scalar(1e-6)?)?;
         // γ·(x·n) + β + x, with the two products over [N, H, W, C] folded into one.
-        let scale = response.f_mul(gamma)?.f_add_scalar(1.0)?;
-        Ok(beta.f_addcmul(&x, &scale)?)
+        let scale = response.f_mul(gamma)?.f_add_scalar(1.0)?.f_to_kind(x.kind())?;
+        Ok(beta.f_to_kind(x.kind())?.f_addcmul(x, &scale)?)
     }
 
     fn gelu(&self, x: &Tensor) -> Result<Tensor> {
@@ -146,6 +201,10 @@ impl Ops for Eager<'_> {
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        self.count(4 * (q.numel() as i64 * k.size()[k.dim() - 2]) as u64);
+        if self.precision != Precision::Fp32 && q.device() == Device::Cpu {
+            return self.plain_attention(q, k, v);
+        }
         let none = None::<&Tensor>;
         Ok(Tensor::f_scaled_dot_product_attention(q, k, v, none, 0.0, false, None, false)?)
     }
@@ -209,4 +268,23 @@ impl Ops for Eager<'_> {
         let tokens = token.f_expand([x.size()[0], 1, channels], false)?;
         Ok(Tensor::f_cat(&[&tokens, x], 1)?)
     }
+}
+
+/// `‖x‖₂` over the places of `[N, H, W, C]`, in fp32: `[N, 1, 1, C]`.
+fn spatial_norm(x: &Tensor) -> Result<Tensor> {
+    let places = [1, 2].as_slice();
+    // libtorch's norm over these dimensions is not vectorised, and its backward pass takes five passes over x. The sum of
+    // squares takes one each: the second factor is held constant, and the sum counted twice where its gradient is taken.
+    let sum = x.f_mul(&x.f_detach()?)?.f_sum_dim_intlist(places, true, Kind::Float)?;
+    let sum = sum.f_mul_scalar(2.0)?.f_sub(&sum.f_detach()?)?;
+    // The root of zero has no slope.
+    Ok(sum.f_add_scalar(1e-30)?.f_sqrt()?)
+}
+
+/// What libtorch makes of a convolution: channels-last in memory, `[N, C, H, W]` by its strides, so that nothing is copied.
+fn reference_conv2d(image: &Tensor, weight: &Tensor, bias: &Tensor, layer: &Conv2d) -> Result<Tensor> {
+    let (stride, padding) = ([layer.stride; 2], [layer.padding; 2]);
+    let image = image.f_permute([0, 3, 1, 2])?;
+    let y = image.f_conv2d(weight, Some(bias), stride, padding, [1, 1], layer.groups)?;
+    Ok(y.f_permute([0, 2, 3, 1])?)
 }

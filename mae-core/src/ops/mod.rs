@@ -5,8 +5,12 @@
 //! has it.
 
 mod eager;
+mod precision;
+mod visible;
 
-pub use eager::{Eager, Precision, Regularization};
+pub use eager::{Eager, Regularization};
+pub use precision::Precision;
+pub use visible::VisiblePatches;
 
 use crate::error::Result;
 use crate::nn::position::Resample;

@@ -1,4 +1,7 @@
-//! AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), step for step as `torch.optim.AdamW`.
+//! AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), step for step as
+//! `torch.optim.AdamW`, by libtorch's fused kernel: one pass over parameters, gradients and moments.
+
+use std::collections::BTreeMap;
 
 use tch::Tensor;
 
@@ -7,6 +10,7 @@ use crate::checkpoint::TensorView;
 use crate::checkpoint::lightning::{OptimizerKind, ParamState};
 use crate::error::Result;
 use crate::params::Params;
+use crate::sys::{AdamWUpdate, fused_adamw};
 
 /// Settings of AdamW. TAO's are the default.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,11 +55,11 @@ impl AdamW {
 
     pub(super) fn step(&mut self, params: &Params, lr: f64) -> Result<()> {
         let _guard = tch::no_grad_guard();
-        let AdamWConfig { betas: (beta1, beta2), eps } = self.config;
         for group in &self.groups {
-            let lr = lr * group.applied_scale;
+            // Parameters whose moments have seen equally many steps go in one call; nearly always that is all of them.
+            let mut updates: BTreeMap<i64, Vec<AdamWUpdate>> = BTreeMap::new();
             for &id in &group.params {
-                let mut param = params.get(id).shallow_clone();
+                let param = params.get(id);
                 let grad = param.grad();
                 if !grad.defined() {
                     continue;
@@ -69,16 +73,16 @@ impl AdamW {
                     }),
                 };
                 moments.step += 1;
-                let _ = param.f_mul_scalar_(1.0 - lr * group.weight_decay)?;
-                let _ = moments.exp_avg.f_lerp_(&grad, 1.0 - beta1)?;
-                let squared = grad.f_square()?.f_mul_scalar_(1.0 - beta2)?;
-                let _ = moments.exp_avg_sq.f_mul_scalar_(beta2)?.f_add_(&squared)?;
-                let bias1 = 1.0 - beta1.powi(moments.step as i32);
-                let bias2 = 1.0 - beta2.powi(moments.step as i32);
-                let denominator =
-                    moments.exp_avg_sq.f_sqrt()?.f_div_scalar_(bias2.sqrt())?.f_add_scalar_(eps)?;
-                let update = moments.exp_avg.f_div(&denominator)?.f_mul_scalar_(-lr / bias1)?;
-                let _ = param.f_add_(&update)?;
+                updates.entry(moments.step).or_default().push(AdamWUpdate {
+                    param: param.shallow_clone(),
+                    grad,
+                    exp_avg: moments.exp_avg.shallow_clone(),
+                    exp_avg_sq: moments.exp_avg_sq.shallow_clone(),
+                });
+            }
+            let lr = lr * group.applied_scale;
+            for (step, updates) in &updates {
+                fused_adamw(updates, *step, lr, self.config.betas, group.weight_decay, self.config.eps)?;
             }
         }
         Ok(())

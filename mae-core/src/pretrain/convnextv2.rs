@@ -1,4 +1,5 @@
-//! FCMAE (ConvNeXt V2, arXiv 2301.00808, section 3.1) with TAO's dense encoder: the mask is applied once, to the stem.
+//! FCMAE (ConvNeXt V2, arXiv 2301.00808, section 3.1), with TAO's dense encoder, whose mask is applied once, to the stem, or
+//! with the paper's sparse one, which computes on the visible patches alone.
 
 use tch::Tensor;
 
@@ -10,7 +11,7 @@ use crate::backbone::convnextv2::{ConvNeXtV2, ConvNeXtV2Init, declare_block};
 use crate::error::Result;
 use crate::nn::init::Init;
 use crate::nn::{Conv2d, ConvNeXtV2Block, DropPath};
-use crate::ops::{Eager, Ops};
+use crate::ops::{Eager, Ops, VisiblePatches};
 use crate::params::{Declare, ParamId};
 
 /// Encoder, projection, decoder of ConvNeXt V2 blocks, prediction of 32×32 pixels a place.
@@ -22,6 +23,7 @@ pub(super) struct Fcmae {
     decoder: Vec<ConvNeXtV2Block>,
     pred: Conv2d,
     grid: (i64, i64),
+    sparse: bool,
 }
 
 impl Fcmae {
@@ -52,7 +54,7 @@ impl Fcmae {
             })
             .collect();
         let pred = pointwise(&place.at("pred"), dim, 32 * 32 * 3);
-        Fcmae { mask_token, encoder, proj, decoder, pred, grid }
+        Fcmae { mask_token, encoder, proj, decoder, pred, grid, sparse: config.sparse_encoder }
     }
 
     pub(super) fn forward(
@@ -63,14 +65,11 @@ impl Fcmae {
         norm_pix_loss: bool,
     ) -> Result<(Tensor, Tensor)> {
         let (rows, cols) = self.grid;
-        let hidden = mask.hidden.f_reshape([-1, rows, cols, 1])?;
-        let visible = hidden.f_neg()?.f_add_scalar(1.0)?;
-        let x = self.encoder.stem(ops, images)?;
-        let x = self.encoder.stages(ops, x.f_mul(&repeat_places(&visible, 1, 8)?)?)?;
-        let x = ops.scope("proj", || ops.conv2d(&x, &self.proj))?;
-        // Hidden places get the mask token, `[1, C, 1, 1]`, here as channels-last.
-        let token = ops.params().get(self.mask_token).f_reshape([1, 1, 1, -1])?;
-        let mut x = x.f_mul(&visible)?.f_add(&token.f_mul(&hidden)?)?;
+        let mut x = if self.sparse {
+            self.encode_sparse(ops, images, mask)?
+        } else {
+            self.encode(ops, images, mask)?
+        };
         for (index, block) in self.decoder.iter().enumerate() {
             x = ops.scope(&format!("decoder.{index}"), || ops.convnextv2_block(&x, block))?;
         }
@@ -81,5 +80,38 @@ impl Fcmae {
             target = normalize_patches(&target)?;
         }
         Ok((hidden_patches_loss(&pred, &target, mask)?, pred))
+    }
+
+    /// TAO's encoder, dense behind the masked stem → the decoder's input `[N, h, w, D]`.
+    fn encode(&self, ops: &Eager<'_>, images: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let (rows, cols) = self.grid;
+        let hidden = mask.hidden.f_reshape([-1, rows, cols, 1])?;
+        let visible = hidden.f_neg()?.f_add_scalar(1.0)?;
+        let x = self.encoder.stem(ops, images)?;
+        let keep = repeat_places(&visible.f_to_kind(x.kind())?, 1, 8)?;
+        let x = self.encoder.stages(ops, x.f_mul(&keep)?)?;
+        let x = ops.scope("proj", || ops.conv2d(&x, &self.proj))?;
+        // Hidden places get the mask token, `[1, D, 1, 1]`, here as channels-last.
+        let token = ops.params().get(self.mask_token).f_reshape([1, 1, 1, -1])?;
+        Ok(x.f_mul(&visible)?.f_add(&token.f_mul(&hidden)?)?)
+    }
+
+    /// The sparse encoder, which never reads a hidden pixel → the same.
+    fn encode_sparse(&self, ops: &Eager<'_>, images: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let visible = VisiblePatches::new(&mask.keep, self.grid)?;
+        let x = self.sparse_features(ops, images, &visible)?;
+        let token = ops.params().get(self.mask_token).f_reshape([1, -1])?;
+        visible.scatter(&x.f_to_kind(token.kind())?, &token)
+    }
+
+    /// Images `[N, 3, H, W]` → projected features of the visible patches `[N, K, 1, D]`.
+    fn sparse_features(&self, ops: &Eager<'_>, images: &Tensor, visible: &VisiblePatches) -> Result<Tensor> {
+        let stacks = visible.gather(&images.f_permute([0, 2, 3, 1])?)?;
+        let sparse = ops.on_visible(visible);
+        let x = self.encoder.stem(&sparse, &stacks.f_permute([0, 3, 1, 2])?)?;
+        let x = self.encoder.stages(&sparse, x)?;
+        let x = sparse.scope("proj", || sparse.conv2d(&x, &self.proj))?;
+        ops.absorb(sparse);
+        Ok(x)
     }
 }

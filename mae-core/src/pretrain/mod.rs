@@ -31,6 +31,9 @@ pub struct PretrainConfig {
     pub decoder_embed_dim: Option<i64>,
     /// Stochastic depth of the encoder's last block; none in TAO.
     pub drop_path_rate: f64,
+    /// ConvNeXt V2 only: the paper's sparse encoder, which sees visible patches alone, instead of TAO's dense one, into which
+    /// hidden pixels leak through the convolutions.
+    pub sparse_encoder: bool,
     /// FCMAE's initial values as TAO draws them (every convolution with std 1) instead of as the paper does.
     pub tao_init: bool,
 }
@@ -43,7 +46,46 @@ impl Default for PretrainConfig {
             decoder_depth: None,
             decoder_embed_dim: None,
             drop_path_rate: 0.0,
+            sparse_encoder: false,
             tao_init: false,
+        }
+    }
+}
+
+impl PretrainConfig {
+    /// Whether the family of `arch` can have these settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the key.
+    pub fn check(&self, arch: &Arch) -> Result<()> {
+        let convnext = matches!(arch.family, Family::ConvNeXtV2(_));
+        let refuse = |key: &str, problem: String, remedy: String| {
+            Err(Error::Setting { key: key.into(), problem, remedy })
+        };
+        if self.sparse_encoder && !convnext {
+            return refuse(
+                "model.sparse_encoder",
+                format!(
+                    "it is a matter of ConvNeXt V2; the encoder of {} sees visible patches alone anyway",
+                    arch.name
+                ),
+                "leave it out".into(),
+            );
+        }
+        let multiple = if convnext { 1 } else { DECODER_HEADS };
+        match self.decoder_embed_dim {
+            Some(dim) if dim < 1 || dim % multiple != 0 => {
+                let below = (dim / multiple).max(1) * multiple;
+                refuse(
+                    "model.decoder_embed_dim",
+                    format!(
+                        "the decoder of {} has {DECODER_HEADS} heads, and {dim} channels cannot be shared among them",
+                        arch.name
+                    ),
+                    format!("the nearest possible widths are {below} and {}", below + multiple),
+                )
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -78,7 +120,7 @@ impl MaskedAutoencoder {
     /// Declares the network of `arch` for images of `height` × `width`.
     ///
     /// # Errors
-    /// [`Error::InputSize`] or [`Error::MaskRatio`].
+    /// [`Error::InputSize`], [`Error::MaskRatio`], or [`Error::Setting`] for a decoder that the family cannot have.
     pub fn declare(
         place: &Declare,
         arch: &Arch,
@@ -91,6 +133,7 @@ impl MaskedAutoencoder {
         if kept <= 0 || kept >= total {
             return Err(Error::MaskRatio { ratio: config.mask_ratio, kept, total });
         }
+        config.check(arch)?;
         let network = match arch.family {
             Family::ConvNeXtV2(numbers) => {
                 Network::ConvNeXtV2(convnextv2::Fcmae::declare(place, numbers, grid, &config))

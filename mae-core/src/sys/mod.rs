@@ -1,21 +1,11 @@
-//! What tch lacks and needs `unsafe`: loading libtorch's CUDA part at run time.
-#![allow(unsafe_code, reason = "the one place of this crate where libraries are loaded")]
+//! What tch lacks and needs `unsafe`: loading libtorch's CUDA part at run time, and a few calls of libtorch.
+#![allow(unsafe_code, reason = "the one place of this crate where foreign code is called")]
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+mod calls;
+mod cuda;
+mod kernels;
 
-/// Loads libtorch's CUDA part, so that one binary serves machines with and without a GPU. Call it before anything asks
-/// libtorch about CUDA: the answer is remembered for the life of the process.
-///
-/// # Errors
-/// The loader's own words.
-pub fn load_cuda() -> Result<(), String> {
-    // SAFETY: libtorch_cuda.so is built to be loaded beside the libtorch_cpu.so of this process; its initialisers only
-    // register operators and hooks. It stays loaded for the life of the process, so no symbol of it can dangle.
-    match unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
-        Ok(library) => {
-            std::mem::forget(library);
-            Ok(())
-        }
-        Err(error) => Err(error.to_string()),
-    }
-}
+pub(crate) use calls::{AdamWUpdate, clear_grad, fused_adamw, grad_enabled};
+pub use cuda::load_cuda;
+pub(crate) use kernels::depthwise_conv;
+pub use kernels::{Lanes, kernels};

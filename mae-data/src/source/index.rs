@@ -1,7 +1,6 @@
 //! From what a folder or an archive holds to samples with labels, in a fixed order.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::Layout;
 use crate::error::Error;
@@ -12,13 +11,51 @@ const MAX_IMAGE_BYTES: u64 = 1 << 30;
 /// File names that are taken for images; which decoder reads one is decided by its first bytes.
 const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "bmp", "tiff", "tif", "webp", "ppm", "pgm"];
 
+/// Longer names are no names of images that anyone trains on.
+const MAX_NAME: usize = 4096;
+
 /// One image: its name with `/` between the parts, and where its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
     pub(crate) name: Box<str>,
+    /// Where its bytes begin, in the terms of its source.
     pub(crate) offset: u64,
     pub(crate) size: u64,
+    /// The source it is in, among those of the data set.
+    pub(crate) part: u32,
 }
+
+/// Why a member is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Skip {
+    /// A link, which is never followed, or a device or pipe.
+    Link,
+    /// A sparse file.
+    Sparse,
+    /// A name that leads out of the archive (`..`, absolute).
+    UnsafeName,
+    /// A name of more than 4096 bytes.
+    LongName,
+    /// The name came again; the last one counts, as when unpacking.
+    Duplicate,
+    /// Too large to be an image.
+    Oversized,
+    /// Encrypted.
+    Encrypted,
+    /// Packed by a method that is not supported.
+    Packing,
+}
+
+const SKIPS: [(Skip, &str); 8] = [
+    (Skip::Link, "links or devices, not followed"),
+    (Skip::Sparse, "sparse members, left out"),
+    (Skip::UnsafeName, "members with an absolute name or '..' in it, left out"),
+    (Skip::LongName, "members with a name of more than 4096 bytes, left out"),
+    (Skip::Duplicate, "members that came again under the same name, the last one used"),
+    (Skip::Oversized, "images larger than 1 GiB, left out"),
+    (Skip::Encrypted, "encrypted members, left out"),
+    (Skip::Packing, "members packed by a method other than deflate and zstd, left out"),
+];
 
 /// What a walk over a folder or an archive has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,14 +67,8 @@ pub(crate) struct Census {
     pub(crate) others: BTreeMap<String, u64>,
     /// The first few other files by name.
     pub(crate) first_others: BTreeSet<String>,
-    /// Links and devices of an archive, which are never followed.
-    pub(crate) links: u64,
-    /// Names that lead out of the archive (`..`, absolute).
-    pub(crate) unsafe_names: u64,
-    /// Members whose name came again; the last one counts, as when unpacking.
-    pub(crate) duplicates: u64,
-    /// Images too large to be one.
-    pub(crate) oversized: u64,
+    /// How many members were left out, by reason.
+    pub(crate) skipped: [u64; SKIPS.len()],
 }
 
 /// The samples of a data set in their order, with their labels.
@@ -52,6 +83,46 @@ pub(crate) struct Index {
 }
 
 impl Census {
+    /// Counts a member that is left out.
+    pub(crate) fn skip(&mut self, reason: Skip) {
+        self.skipped[reason as usize] += 1;
+    }
+
+    fn skipped(&self, reason: Skip) -> u64 {
+        self.skipped[reason as usize]
+    }
+
+    /// A member's name made plain, or `None` when the member is left out, which is counted.
+    pub(crate) fn plain_name(&mut self, name: &str) -> Option<String> {
+        if name.len() > MAX_NAME {
+            self.skip(Skip::LongName);
+            return None;
+        }
+        let plain = safe_name(name);
+        // The archive's own folder, "./", is no danger.
+        if plain.is_none() && !matches!(name.trim_matches('/'), "" | ".") {
+            self.skip(Skip::UnsafeName);
+        }
+        plain
+    }
+
+    /// Takes over what another census of the same data set has seen, in this one's part `part`.
+    pub(crate) fn append(&mut self, other: Census, part: u32) {
+        let Census { samples, folders, others, first_others, skipped } = other;
+        self.samples.extend(samples.into_iter().map(|sample| Sample { part, ..sample }));
+        self.folders.extend(folders);
+        for (kind, count) in others {
+            *self.others.entry(kind).or_default() += count;
+        }
+        self.first_others.extend(first_others);
+        while self.first_others.len() > 3 {
+            self.first_others.pop_last();
+        }
+        for (count, more) in self.skipped.iter_mut().zip(skipped) {
+            *count += more;
+        }
+    }
+
     /// Notes a folder by its relative name.
     pub(crate) fn folder(&mut self, name: &str) {
         if is_hidden(name) {
@@ -97,43 +168,35 @@ impl Census {
             return false;
         }
         if size > MAX_IMAGE_BYTES {
-            self.oversized += 1;
+            self.skip(Skip::Oversized);
             return false;
         }
         true
     }
 
-    /// Sorts by name and, of samples with the same name, keeps the last one.
+    /// Sorts by name and, of samples of one source with the same name, keeps the last one.
     pub(crate) fn sort(&mut self) {
-        self.samples.sort_by(|a, b| a.name.cmp(&b.name).then(b.offset.cmp(&a.offset)));
+        self.samples
+            .sort_by(|a, b| a.name.cmp(&b.name).then(a.part.cmp(&b.part)).then(b.offset.cmp(&a.offset)));
         let before = self.samples.len();
-        self.samples.dedup_by(|later, kept| later.name == kept.name);
-        self.duplicates += (before - self.samples.len()) as u64;
+        self.samples.dedup_by(|later, kept| later.name == kept.name && later.part == kept.part);
+        self.skipped[Skip::Duplicate as usize] += (before - self.samples.len()) as u64;
     }
 
     /// Things that were left out and that a person may want to know, one line each.
     pub(crate) fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        let mut note = |count: u64, text: &str| {
-            if count > 0 {
-                notes.push(format!("{text}: {count}"));
-            }
-        };
-        note(self.links, "links or devices, not followed");
-        note(self.unsafe_names, "members with an absolute name or '..' in it, left out");
-        note(self.duplicates, "members that came again under the same name, the last one used");
-        note(self.oversized, "images larger than 1 GiB, left out");
-        notes
+        SKIPS
+            .iter()
+            .map(|(reason, text)| (self.skipped(*reason), text))
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, text)| format!("{text}: {count}"))
+            .collect()
     }
 
     /// Labels the samples, which are sorted.
-    pub(crate) fn index(self, path: &Path, layout: Layout) -> Result<Index, Error> {
+    pub(crate) fn index(self, path: &str, layout: Layout) -> Result<Index, Error> {
         if self.samples.is_empty() {
-            return Err(Error::Empty {
-                path: path.to_owned(),
-                found: self.describe(),
-                help: "images end in .jpg .jpeg .png .bmp .tiff .tif .webp .ppm or .pgm; is this the right path?",
-            });
+            return Err(self.empty(path));
         }
         match layout {
             Layout::Flat => Ok(Index {
@@ -147,7 +210,16 @@ impl Census {
         }
     }
 
-    fn label(self, path: &Path) -> Result<Index, Error> {
+    /// The error of a source without images.
+    pub(crate) fn empty(&self, path: &str) -> Error {
+        Error::Empty {
+            path: path.into(),
+            found: self.describe(),
+            help: "images end in .jpg .jpeg .png .bmp .tiff .tif .webp .ppm or .pgm; is this the right path?",
+        }
+    }
+
+    fn label(self, path: &str) -> Result<Index, Error> {
         let prefix = self.common_folder().map(|folder| format!("{folder}/")).unwrap_or_default();
         let classes: Vec<String> = self
             .folders
@@ -167,12 +239,12 @@ impl Census {
             samples.push(sample);
         }
         if samples.is_empty() {
-            return Err(Error::NoClassFolder { path: path.to_owned(), images });
+            return Err(Error::NoClassFolder { path: path.into(), images });
         }
         let empty = counts.iter().zip(&classes).filter(|(count, _)| **count == 0);
         let empty: Vec<String> = empty.map(|(_, class)| class.clone()).take(10).collect();
         if !empty.is_empty() {
-            return Err(Error::EmptyClass { path: path.to_owned(), classes: empty });
+            return Err(Error::EmptyClass { path: path.into(), classes: empty });
         }
         let unlabelled = images - samples.len();
         Ok(Index { digest: digest(&samples), samples, labels, classes, unlabelled })
@@ -193,7 +265,7 @@ impl Census {
     fn describe(&self) -> String {
         let files: u64 = self.others.values().sum();
         let mut parts = Vec::new();
-        if files == 0 && self.folders.is_empty() && self.links + self.unsafe_names == 0 {
+        if files == 0 && self.folders.is_empty() && self.skipped.iter().sum::<u64>() == 0 {
             return "it is empty".to_owned();
         }
         if files > 0 {
@@ -242,7 +314,7 @@ fn is_hidden(name: &str) -> bool {
 }
 
 /// Blake3 over names and sizes in order, in hexadecimal.
-fn digest(samples: &[Sample]) -> String {
+pub(crate) fn digest(samples: &[Sample]) -> String {
     let mut hasher = blake3::Hasher::new();
     for sample in samples {
         hasher.update(&(sample.name.len() as u64).to_le_bytes());

@@ -1,24 +1,42 @@
-//! Where the bytes of images come from: a folder, a `.tar` used in place, a `.tar.gz` through an unpacked copy.
+//! Where the bytes of images come from: folders, archives and addresses, one or many.
 //!
-//! Whatever the source, a [`Dataset`] is the same thing: samples sorted by name, with a digest over names and sizes
-//! that all ranks of a run can compare. A source without a single sample is an error.
+//! | source | how it is read |
+//! | --- | --- |
+//! | folder | file by file |
+//! | `.tar`, `.zip` | in place, mapped into memory |
+//! | `.tar.gz`, `.tar.zst` | through a copy of the images, made once, in the cache |
+//! | `.tar.gz` without room for a copy | in place, through restart points |
+//! | several of them | as one, sorted by name |
+//!
+//! What a file is, is decided by its first bytes. Whatever the source, a [`Dataset`] is the same thing: samples sorted
+//! by name, with a digest over names and sizes that all ranks of a run can compare. A source without a single sample
+//! is an error.
 
+mod address;
 mod archive;
 mod cache;
+pub mod conformance;
 mod folder;
+pub mod gzip;
 mod index;
+mod open;
+mod packed;
+mod place;
+mod reader;
+#[cfg(feature = "remote")]
+mod remote;
+mod store;
 pub mod tar;
+pub mod zip;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::sys::Map;
-use index::{Index, Sample};
+use index::{Census, Index, Sample};
+use place::{Opened, Place};
 
 /// How names are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +51,12 @@ pub enum Layout {
 /// Settings for opening a data set.
 #[derive(Clone)]
 pub struct OpenOptions {
-    /// Where unpacked copies of compressed archives are kept.
+    /// Where copies and indexes of archives are kept.
     pub cache_dir: PathBuf,
+    /// Bytes that the cache folder may hold; `None` for as much as the disk leaves free.
+    pub cache_limit: Option<u64>,
+    /// Whether copies that were not used for the longest time are thrown away when there is no room for another.
+    pub cache_eviction: bool,
     /// Called now and then while an archive is unpacked.
     pub progress: Option<ProgressFn>,
 }
@@ -61,22 +83,26 @@ impl Default for OpenOptions {
             .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("mae")))
             .or_else(|| set("HOME").map(|dir| dir.join(".cache/mae")))
             .unwrap_or_else(|| std::env::temp_dir().join("mae"));
-        Self { cache_dir: base.join("archives"), progress: None }
+        Self { cache_dir: base.join("archives"), cache_limit: None, cache_eviction: true, progress: None }
     }
 }
 
 impl fmt::Debug for OpenOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenOptions").field("cache_dir", &self.cache_dir).finish_non_exhaustive()
+        f.debug_struct("OpenOptions")
+            .field("cache_dir", &self.cache_dir)
+            .field("cache_limit", &self.cache_limit)
+            .field("cache_eviction", &self.cache_eviction)
+            .finish_non_exhaustive()
     }
 }
 
 /// The images of one source, in a fixed order. Share it by `Arc`.
 ///
-/// A `.tar` is mapped into memory and must not be changed in place while it is in use.
+/// Local archives are mapped into memory and must not be changed in place while they are in use.
 pub struct Dataset {
     source: String,
-    storage: Storage,
+    parts: Vec<Box<dyn Place>>,
     samples: Vec<Sample>,
     labels: Vec<u32>,
     classes: Vec<String>,
@@ -84,39 +110,48 @@ pub struct Dataset {
     notes: Vec<String>,
 }
 
-enum Storage {
-    Folder { root: PathBuf, odd_paths: HashMap<Box<str>, PathBuf> },
-    Archive { path: PathBuf, map: Map },
-}
-
 impl Dataset {
-    /// Opens a folder, a `.tar` or a `.tar.gz`, given as a path or a `file://` address.
+    /// Opens a source: a folder, an archive, an address, a list or a pattern of them.
     ///
     /// # Errors
-    /// When the source does not exist, has no image, is cut off or damaged, or when its copy cannot be written.
+    /// When a source does not exist or is cut off or damaged, when there is no image, or when a copy that is needed
+    /// cannot be written.
     pub fn open(source: &str, layout: Layout, options: &OpenOptions) -> Result<Self, Error> {
-        let path = local_path(source)?;
-        let metadata = fs::metadata(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::NotFound { path: path.clone() },
-            _ => Error::io("open", &path, e),
-        })?;
-        let (storage, mut census) = if metadata.is_dir() {
-            let folder::Folder { census, odd_paths } = folder::walk(&path)?;
-            (Storage::Folder { root: path.clone(), odd_paths }, census)
-        } else {
-            let archive::Archive { map, census } = archive::open(&path, options)?;
-            (Storage::Archive { path: path.clone(), map }, census)
-        };
+        let (addresses, twice) = address::expand(source)?;
+        #[cfg(feature = "remote")]
+        let addresses = remote::expand(addresses)?;
+        let mut notes = Vec::new();
+        if twice > 0 {
+            notes.push(format!("sources that were named twice, used once: {twice}"));
+        }
+        let opened = open::open_all(source, &addresses, options)?;
+        Self::from_parts(source, opened, notes, layout)
+    }
+
+    fn from_parts(
+        source: &str,
+        opened: Vec<Opened>,
+        mut notes: Vec<String>,
+        layout: Layout,
+    ) -> Result<Self, Error> {
+        let (mut parts, mut census) = (Vec::new(), Census::default());
+        for (part, opened) in opened.into_iter().enumerate() {
+            // At most 100,000.
+            census.append(opened.census, part as u32);
+            notes.extend(opened.notes);
+            parts.push(opened.place);
+        }
         census.sort();
-        let mut notes = census.notes();
-        let Index { samples, labels, classes, digest, unlabelled } = census.index(&path, layout)?;
+        notes.extend(census.notes());
+        let shown = if let [part] = &parts[..] { part.root() } else { source };
+        let Index { samples, labels, classes, digest, unlabelled } = census.index(shown, layout)?;
         if unlabelled > 0 {
             notes.push(format!("images outside the class folders, left out: {unlabelled}"));
         }
         for note in &notes {
             tracing::warn!(source, "{note}");
         }
-        Ok(Self { source: source.to_owned(), storage, samples, labels, classes, digest, notes })
+        Ok(Self { source: source.to_owned(), parts, samples, labels, classes, digest, notes })
     }
 
     /// The source as it was given.
@@ -162,11 +197,9 @@ impl Dataset {
     /// # Panics
     /// When `index` is not below [`len`](Self::len).
     pub fn display_path(&self, index: usize) -> String {
-        let root = match &self.storage {
-            Storage::Folder { root, .. } => root,
-            Storage::Archive { path, .. } => path,
-        };
-        root.join(self.name(index)).display().to_string()
+        let sample = &self.samples[index];
+        let root = self.parts[sample.part as usize].root();
+        if root.ends_with('/') { format!("{root}{}", sample.name) } else { format!("{root}/{}", sample.name) }
     }
 
     /// Blake3 over the sorted names and sizes, in hexadecimal: equal for all ranks that see the same data.
@@ -179,33 +212,16 @@ impl Dataset {
         &self.notes
     }
 
-    /// The encoded bytes of an image; borrowed from an archive, read from a folder.
+    /// The encoded bytes of an image; borrowed from a mapped file where there is one.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When it cannot be read, or when its bytes are damaged.
     ///
     /// # Panics
     /// When `index` is not below [`len`](Self::len).
     pub fn read(&self, index: usize) -> Result<Cow<'_, [u8]>, Error> {
         let sample = &self.samples[index];
-        match &self.storage {
-            Storage::Archive { path, map } => usize::try_from(sample.offset)
-                .ok()
-                .and_then(|start| map.get(start..start.checked_add(sample.size as usize)?))
-                .map(Cow::Borrowed)
-                .ok_or_else(|| Error::io("read", path, std::io::ErrorKind::UnexpectedEof.into())),
-            Storage::Folder { root, odd_paths } => {
-                let joined;
-                let path = match odd_paths.get(&sample.name) {
-                    Some(path) => path,
-                    None => {
-                        joined = root.join(&*sample.name);
-                        &joined
-                    }
-                };
-                fs::read(path).map(Cow::Owned).map_err(|e| Error::io("read", path, e))
-            }
-        }
+        self.parts[sample.part as usize].read(sample)
     }
 }
 
@@ -219,41 +235,7 @@ impl fmt::Debug for Dataset {
     }
 }
 
-/// The path behind a source: itself, or what a `file://` address names.
-fn local_path(source: &str) -> Result<PathBuf, Error> {
-    if source.trim().is_empty() {
-        return Err(Error::NoSource);
-    }
-    match source.split_once("://") {
-        None => Ok(PathBuf::from(source)),
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("file") => {
-            let path = rest.strip_prefix("localhost").unwrap_or(rest);
-            Ok(percent_decoded(path))
-        }
-        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
-            Err(Error::UnsupportedScheme { url: source.to_owned(), scheme: scheme.to_owned() })
-        }
-        Some(_) => Ok(PathBuf::from(source)),
-    }
-}
-
-fn percent_decoded(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
-        match digits.and_then(|d| u8::from_str_radix(d, 16).ok()) {
-            Some(decoded) if byte == b'%' => {
-                bytes.push(decoded);
-                rest = &after[2..];
-            }
-            _ => bytes.push(byte),
-        }
-    }
-    Path::new(&std::ffi::OsString::from_vec(bytes)).to_owned()
-}
-
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

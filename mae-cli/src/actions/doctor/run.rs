@@ -11,6 +11,7 @@ use mae_data::{Dataset, Layout, decode};
 
 use super::machine::free_space;
 use super::report::{Report, bytes};
+use crate::actions::classifier::is_onnx;
 use crate::actions::{self, checkpoints, classes, data, device, model};
 use crate::error::{Error, Result};
 use crate::report::progress::Progress;
@@ -45,7 +46,11 @@ pub(super) fn examine<S: AsRef<str>>(
     plan.notes().iter().for_each(|note| report.warn("note", note));
     plan.differences_from_tao().iter().for_each(|note| report.note("note", note));
     devices(&plan, report);
-    if startable && let Err(error) = network(&plan, report) {
+    let has_model = plan.action() != Action::GenTrtEngine;
+    if startable
+        && has_model
+        && let Err(error) = network(&plan, report)
+    {
         report.error("model", &error);
     }
     if let Err(error) = results(&plan, report) {
@@ -55,7 +60,7 @@ pub(super) fn examine<S: AsRef<str>>(
 }
 
 fn devices(plan: &Plan, report: &mut Report) {
-    match device::choose(plan, &Progress::silent()) {
+    match device::choose(plan, 0, &Progress::silent()) {
         Err(error) => report.error("device", &error),
         Ok(tch::Device::Cpu) => report.note("device", "CPU"),
         Ok(_) => {
@@ -83,10 +88,10 @@ fn network(plan: &Plan, report: &mut Report) -> Result<()> {
     let root = Declare::root();
     match plan.train.stage {
         Stage::Pretrain if plan.action() != Action::Export => {
-            MaskedAutoencoder::declare(&root, arch, size, model::pretrain_config(plan, arch))?;
+            MaskedAutoencoder::declare(&root, arch, size, plan.pretrain_config(arch))?;
         }
         Stage::Pretrain | Stage::Finetune => {
-            Classifier::declare(&root, arch, size, &model::classifier_config(plan, arch)?)?;
+            Classifier::declare(&root, arch, size, &plan.classifier_config())?;
         }
     }
     let specs = root.into_specs();
@@ -126,7 +131,7 @@ fn disk(plan: &Plan, weights: u64, report: &mut Report) {
 fn weights(plan: &Plan, arch: &Arch, specs: &[ParamSpec], report: &mut Report) -> Result<()> {
     let (key, path, role) = match plan.action() {
         Action::Train => match checkpoints::resume_point(plan)? {
-            Some((path, contents)) => {
+            Some(checkpoints::ResumePoint { path, contents, .. }) => {
                 report.note(
                     "resume",
                     format!(
@@ -157,6 +162,10 @@ fn weights(plan: &Plan, arch: &Arch, specs: &[ParamSpec], report: &mut Report) -
             (format!("{}.checkpoint", action.name()), plan.checkpoint().to_owned(), role)
         }
     };
+    if is_onnx(&path) {
+        report.note("checkpoint", format!("{path}: an ONNX file, for onnxruntime"));
+        return Ok(());
+    }
     let checkpoint = model::open(&key, &path)?;
     let facts = Facts::of(&checkpoint);
     let known = [
@@ -220,7 +229,7 @@ fn sources(plan: &Plan, progress: &Progress, report: &mut Report) {
         ],
         Action::Evaluate => vec![(val, plan.dataset.val_data_sources.as_str(), labelled)],
         Action::Inference => vec![("dataset.test_data_sources", test, Layout::Flat)],
-        Action::Export => Vec::new(),
+        Action::Export | Action::GenTrtEngine => Vec::new(),
     };
     let mut first: Option<Vec<String>> = None;
     for (key, source, layout) in wanted.into_iter().filter(|(_, source, _)| !source.is_empty()) {

@@ -101,7 +101,10 @@ fn kept(action: &str) -> Vec<&'static Row> {
 }
 
 fn shown(rows: &'static [Row]) -> impl Iterator<Item = &'static Row> {
-    rows.iter().filter(|row| !matches!(&row.entry, Entry::Leaf(leaf) if leaf.upstream == Upstream::Extension))
+    rows.iter().filter(|row| match &row.entry {
+        Entry::Leaf(leaf) => leaf.upstream != Upstream::Extension,
+        Entry::Section(inner) => shown(inner).next().is_some(),
+    })
 }
 
 fn node(prefix: &str, row: &'static Row, strictness: Strictness) -> Value {

@@ -1,14 +1,14 @@
-//! Where this run differs from TAO because a field that TAO ignores was set.
+//! Where this run differs from TAO: because a field that TAO ignores was set, or because a default is mended.
 
 use super::{Action, Plan};
-use crate::spec::schema::{self, OptimType, Stage, Upstream};
+use crate::spec::schema::{self, Compat, OptimType, Stage, Upstream};
 use crate::spec::value::{Value, select};
 
 impl Plan {
-    /// The fields set explicitly that TAO ignores and that change this run, one sentence each, to be printed once at
-    /// start. Empty under `compat: tao`.
+    /// The fields set explicitly that TAO ignores and that change this run, and the mended defaults that do, one sentence
+    /// each, to be printed once at start. Empty under `compat: tao`.
     pub fn differences_from_tao(&self) -> Vec<String> {
-        let mut out = Vec::new();
+        let mut out = self.mended_defaults();
         for (path, _, leaf) in schema::leaves() {
             let Upstream::IgnoredHonouredHere(effect) = leaf.upstream else { continue };
             let Some(node) = select(&self.root, &path).filter(|_| self.is_honoured(&path)) else { continue };
@@ -21,6 +21,47 @@ impl Plan {
                     node.origin
                 ));
             }
+        }
+        out
+    }
+
+    /// What differs although nothing is set.
+    fn mended_defaults(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if self.compat == Compat::Tao {
+            return out;
+        }
+        let (train, evaluate) = (self.action() == Action::Train, self.action() == Action::Evaluate);
+        match self.train.stage {
+            Stage::Pretrain if train && self.model.arch.starts_with("convnext") => {
+                out.push(
+                    "convolutions start with std 0.02 and GRN and the mask token are not decayed, as in the paper; TAO starts \
+                     with std 1.0 and decays them (compat=tao does too)"
+                        .to_owned(),
+                );
+            }
+            Stage::Pretrain if train => {
+                out.push(
+                    "class and mask tokens are not decayed; TAO decays them (compat=tao does too)".to_owned(),
+                );
+            }
+            Stage::Finetune
+                if (train || evaluate)
+                    && self.dataset.augmentation.input_size == 224
+                    && self.dataset.augmentation.crop_pct.is_none() =>
+            {
+                out.push(
+                    "validation images are resized to 256 pixels before the centre of 224 is taken, as in inference; TAO resizes \
+                     them to 224 (compat=tao does too)"
+                        .to_owned(),
+                );
+            }
+            Stage::Pretrain | Stage::Finetune => {}
+        }
+        if train && self.model.sparse_encoder && self.train.stage == Stage::Pretrain {
+            out.push(
+                "model.sparse_encoder: hidden patches are never read; TAO's encoder is dense".to_owned(),
+            );
         }
         out
     }

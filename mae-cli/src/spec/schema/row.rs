@@ -110,6 +110,8 @@ pub struct Leaf {
     pub packaged: Option<Literal>,
     /// What a field takes when it is unset, where that is not its default but follows from others; else empty.
     pub derived: &'static str,
+    /// Whether a list of texts is taken too, and joined by commas.
+    pub joins_lists: bool,
     /// A value that is right, shown in messages; empty means the default is shown.
     pub example: &'static str,
 }
@@ -161,6 +163,7 @@ impl Leaf {
             title: "",
             packaged: None,
             derived: "",
+            joins_lists: false,
             example: "",
         }
     }
@@ -282,6 +285,11 @@ impl Leaf {
 
     pub(super) const fn derived(mut self, from: &'static str) -> Self {
         self.derived = from;
+        self
+    }
+
+    pub(super) const fn joins_lists(mut self) -> Self {
+        self.joins_lists = true;
         self
     }
 

@@ -3,8 +3,8 @@
 //! A row reads `name: type in the plan => what the schema says`; its doc comment is its help. Sections nest.
 
 use super::choice::{
-    Compat, Device, DistributedStrategy, ExportFormat, ExportHead, Interpolation, IntervalUnit, LrScheduler,
-    MixupMode, MonitorName, OptimType, Precision, Stage,
+    Compat, Device, DistributedStrategy, ExportFormat, ExportHead, ExportPrecision, InferenceOutput,
+    Interpolation, IntervalUnit, LrScheduler, MixupMode, MonitorName, OptimType, Precision, Stage,
 };
 use super::row::{Condition::*, Entry, Leaf, Limit, Literal, Row};
 use serde::Deserialize;
@@ -85,7 +85,7 @@ section! {
         inference: Inference => section(Inference::ROWS);
         /// Accuracy on the validation images.
         evaluate: Evaluate => section(Evaluate::ROWS);
-        /// TensorRT engine; a matter of TAO's deploy package, accepted so that specs load.
+        /// TensorRT engine from an ONNX file, built by NVIDIA's trtexec.
         gen_trt_engine: GenTrtEngine => section(GenTrtEngine::ROWS);
         /// ONNX export.
         export: Export => section(Export::ROWS);
@@ -93,6 +93,8 @@ section! {
         compat: Compat => Leaf::text("fixed").options(&["fixed", "tao"]).extension();
         /// Where to run: `auto` takes CUDA when a device is there.
         device: Device => Leaf::text("auto").options(&["auto", "cpu", "cuda"]).extension();
+        /// libonnxruntime.so, or the folder it is in, for ONNX files; null looks for an installed one.
+        onnxruntime: Option<String> => Leaf::optional_text(NULL).extension().example("/opt/onnxruntime/lib");
     }
 }
 
@@ -127,20 +129,24 @@ section! {
     Dataset {
         /// Images per device and step.
         batch_size: usize => Leaf::int(3).title("Batch size").packaged(Literal::Int(1)).min(1.0).max(INF).example("64");
-        /// Training images: a folder, or a .tar or .tar.gz archive.
-        train_data_sources: String => Leaf::text("").title("Image directory of the training set").example("/data/images_train.tar.gz");
+        /// Training images: a folder, a .tar, .tar.gz, .tar.zst or .zip archive, an address of one, or a list or pattern of them.
+        train_data_sources: String => Leaf::text("").title("Image directory of the training set").joins_lists().example("/data/images_train.tar.gz");
         /// Validation images, used by train and evaluate.
-        val_data_sources: String => Leaf::text("").title("Image directory of the validation set").example("/data/images_val.tar.gz");
+        val_data_sources: String => Leaf::text("").title("Image directory of the validation set").joins_lists().example("/data/images_val.tar.gz");
         /// Images for inference.
-        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).title("Image directory of the test set").packaged(NULL).example("/data/images_test.tar.gz");
+        test_data_sources: Option<String> => Leaf::optional_text(EMPTY).title("Image directory of the test set").packaged(NULL).joins_lists().example("/data/images_test.tar.gz");
         /// Loader threads per device; unset, one a core. Results do not depend on it.
         num_workers_per_gpu: usize => Leaf::int(2).title("Number of workers per GPU.").limit(Limit::AtLeast(0.0));
         /// Resizing, cropping and mixing of images.
         augmentation: Augmentation => section(Augmentation::ROWS);
         /// Share of images that may be unreadable before a run stops with an error; each one is counted and named.
         max_bad_fraction: f64 => Leaf::float(0.01).limit(Limit::Between(0.0, 1.0)).extension();
-        /// Folder for indexes and unpacked archives; null keeps nothing.
+        /// Folder for unpacked archives and indexes; null takes $MAE_CACHE/archives, else ~/.cache/mae/archives.
         cache_dir: Option<String> => Leaf::optional_text(NULL).extension().example("/tmp/mae-cache");
+        /// Size in GB that this folder may have; null for as much as the disk leaves free.
+        cache_limit_gb: Option<f64> => Leaf::optional_float().limit(Limit::AtLeast(0.0)).extension().example("200");
+        /// Throw away the archives in it that were unused for the longest time when there is no room for another.
+        cache_eviction: bool => Leaf::bool(true).extension();
     }
 }
 
@@ -235,6 +241,22 @@ section! {
         mask_ratio: f64 => Leaf::float(0.75).title("Mask ratio.").limit(Limit::Within(0.0, 1.0));
         /// Largest norm of the gradient; null does not clip.
         clip_grad_norm: Option<f64> => Leaf::optional_float().limit(Limit::Above(0.0)).extension().example("1.0");
+        /// Steps in a row whose loss or gradients may be NaN or infinite; each is left out, and the run stops after so many.
+        max_bad_steps: usize => Leaf::int(20).limit(Limit::AtLeast(1.0)).extension();
+        /// End a run after this time, DD:HH:MM:SS, with its state saved and exit code 4; the same command goes on.
+        max_time: Option<String> => Leaf::optional_text(NULL).extension().example("00:03:55:00");
+        /// Keep only so many of the newest checkpoints; 0 keeps all.
+        checkpoint_keep_last: usize => Leaf::int(0).limit(Limit::AtLeast(0.0)).extension();
+        /// Keep the checkpoint of the best validation, and point ARCH_best.pth to it.
+        checkpoint_keep_best: bool => Leaf::bool(false).extension();
+        /// Write the weights of each checkpoint as .safetensors, too.
+        checkpoint_safetensors: bool => Leaf::bool(false).extension();
+        /// Seconds that the processes of a run may take to find each other, to do their first step, and to wait for a checkpoint.
+        init_timeout: usize => Leaf::int(600).min(1.0).extension();
+        /// Seconds after the first step in which a process must take part in what all do, before it counts as lost.
+        comm_timeout: usize => Leaf::int(120).min(1.0).extension();
+        /// How often a training on several processes is started again from its last checkpoint after one of them failed.
+        max_restarts: usize => Leaf::int(0).min(0.0).extension();
     }
 }
 
@@ -300,6 +322,8 @@ section! {
         decoder_depth: usize => Leaf::int(1).title("Decoder depth").limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this many blocks");
         /// Width of the decoder (pretrain).
         decoder_embed_dim: usize => Leaf::int(512).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this width");
+        /// ConvNeXt V2's pretraining computes on visible patches alone, as its paper does; TAO's lets hidden ones leak in.
+        sparse_encoder: bool => Leaf::bool(false).extension();
     }
 }
 
@@ -320,6 +344,10 @@ section! {
         results_dir: Option<String> => Leaf::optional_text(NULL).title("Results directory").derived("results_dir and the action's name");
         /// Images per step; -1 takes dataset.batch_size.
         batch_size: i64 => Leaf::int(-1).title("batch size").min(-1.0).honoured_here("inference runs with this batch size");
+        /// File of the results. `csv` alone is TAO's results.csv, without a header.
+        output: InferenceOutput => Leaf::text("csv").options(&["csv", "jsonl", "parquet"]).extension();
+        /// Classes to name for each image, with their probabilities; set, results.csv has a header.
+        top_k: usize => Leaf::int(1).limit(Limit::AtLeast(1.0)).extension().example("5");
     }
 }
 
@@ -344,24 +372,26 @@ section! {
 }
 
 section! {
-    /// TensorRT engine; a matter of TAO's deploy package.
+    /// TensorRT engine from an ONNX file.
     GenTrtEngine {
-        /// Output folder of this action.
-        results_dir: Option<String> => Leaf::optional_text(NULL).title("Results directory").unused();
+        /// Output folder of this action; wins over the root results_dir.
+        results_dir: Option<String> => Leaf::optional_text(NULL).title("Results directory").derived("results_dir and the action's name");
         /// Device that builds the engine.
-        gpu_id: i64 => Leaf::int(0).title("GPU ID").min(0.0).popular().unused();
+        gpu_id: i64 => Leaf::int(0).title("GPU ID").min(0.0).popular();
         /// Input ONNX file.
-        onnx_file: String => Leaf::text("???").title("ONNX file").unused();
-        /// Output engine.
-        trt_engine: Option<String> => Leaf::optional_text(Literal::Text("???")).title("TensorRT engine").unused();
-        /// Timing cache.
-        timing_cache: Option<String> => Leaf::optional_text(NULL).title("TensorRT timing cache").unused();
-        /// Fixed batch size, or -1 for a dynamic one.
-        batch_size: i64 => Leaf::int(-1).title("Batch size").min(-1.0).popular().unused();
+        onnx_file: String => Leaf::text("???").title("ONNX file").example("results/export/convnextv2_atto.onnx");
+        /// Output engine; without it, results_dir and the name of the ONNX file.
+        trt_engine: Option<String> => Leaf::optional_text(Literal::Text("???")).title("TensorRT engine").example("results/mae.engine");
+        /// Timing cache, read and written, which makes the next build faster.
+        timing_cache: Option<String> => Leaf::optional_text(NULL).title("TensorRT timing cache").example("results/timing.cache");
+        /// Fixed batch size, or -1 for the profile of min, opt and max_batch_size.
+        batch_size: i64 => Leaf::int(-1).title("Batch size").min(-1.0).popular();
         /// Verbose log.
-        verbose: bool => Leaf::bool(false).title("Verbose").unused();
+        verbose: bool => Leaf::bool(false).title("Verbose");
         /// Builder settings.
         tensorrt: Tensorrt => section(Tensorrt::ROWS);
+        /// NVIDIA's builder; null looks for trtexec on PATH and where TensorRT's packages put it.
+        trtexec: Option<String> => Leaf::optional_text(NULL).extension().example("/usr/src/tensorrt/bin/trtexec");
     }
 }
 
@@ -369,17 +399,33 @@ section! {
     /// TensorRT builder settings.
     Tensorrt {
         /// Builder workspace in MB.
-        workspace_size: i64 => Leaf::int(1024).title("Max workspace size").min(0.0).unused();
+        workspace_size: i64 => Leaf::int(1024).title("Max workspace size").min(0.0);
         /// Smallest batch of the profile.
-        min_batch_size: i64 => Leaf::int(1).title("Min batch size").min(1.0).popular().unused();
+        min_batch_size: i64 => Leaf::int(1).title("Min batch size").min(1.0).popular();
         /// Tuned batch of the profile.
-        opt_batch_size: i64 => Leaf::int(1).title("Optimum batch size").min(1.0).popular().unused();
+        opt_batch_size: i64 => Leaf::int(1).title("Optimum batch size").min(1.0).popular();
         /// Largest batch of the profile.
-        max_batch_size: i64 => Leaf::int(1).title("Maximum batch size").min(1.0).popular().unused();
-        /// Precision rules of layers.
-        layers_precision: Vec<String> => Leaf::texts(&[]).title("layers_precision").or_null().unused();
-        /// Precision of the engine.
-        data_type: String => Leaf::text("fp32").title("Data type").packaged(Literal::Text("fp32,fp16")).unused();
+        max_batch_size: i64 => Leaf::int(1).title("Maximum batch size").min(1.0).popular();
+        /// Precision of single layers, as `layer:fp32`; `*` stands for any text.
+        layers_precision: Vec<String> => Leaf::texts(&[]).title("layers_precision").or_null().example("[\"*head*:fp32\"]");
+        /// Precision of the engine: fp32, fp16 or int8.
+        data_type: String => Leaf::text("fp32").title("Data type").packaged(Literal::Text("fp32,fp16")).example("fp16");
+        /// Calibration of int8.
+        calibration: Calibration => section(Calibration::ROWS);
+    }
+}
+
+section! {
+    /// Calibration of int8, with the names of TAO's other models.
+    Calibration {
+        /// Folders or archives of images to calibrate with.
+        cal_image_dir: Vec<String> => Leaf::texts(&[]).or_null().extension().example("[/data/images_train.tar.gz]");
+        /// Calibration cache of TensorRT, instead of images; TensorRT 10 and older only.
+        cal_cache_file: Option<String> => Leaf::optional_text(NULL).extension().example("calibration.cache");
+        /// Images per calibration batch.
+        cal_batch_size: usize => Leaf::int(8).limit(Limit::AtLeast(1.0)).extension();
+        /// Calibration batches.
+        cal_batches: usize => Leaf::int(16).limit(Limit::AtLeast(1.0)).extension();
     }
 }
 
@@ -408,9 +454,15 @@ section! {
         batch_size: i64 => Leaf::int(-1).title("batch size").min(-1.0);
         /// Verbose log.
         verbose: bool => Leaf::bool(false).title("verbose");
-        /// Output format.
-        format: ExportFormat => Leaf::text("onnx").title("export format").options(&["onnx", "xdl"]);
+        /// Output format: onnx, or safetensors for the weights alone.
+        format: ExportFormat => Leaf::text("onnx").title("export format").options(&["onnx", "xdl"]).or_options(&["safetensors"]);
         /// What a model of stage pretrain ends with: its pooled features, or upstream's random classifier.
         head: ExportHead => Leaf::text("features").options(&["features", "random"]).extension();
+        /// Numbers that the exported model computes in; its input and output stay fp32.
+        precision: ExportPrecision => Leaf::text("fp32").options(&["fp32", "fp16"]).extension();
+        /// Take images of bytes, [N, H, W, 3] RGB, and normalise them in the model.
+        include_preprocessing: bool => Leaf::bool(false).extension();
+        /// Compare onnxruntime with libtorch on images of the spec; without agreement no file is written.
+        verify: bool => Leaf::bool(false).extension();
     }
 }

@@ -7,22 +7,37 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::mmap::SharedBytes;
-use super::super::pickle::{self, NoStorages, Origin, StorageRequest, Storages};
-use super::super::storage::Storage;
+use super::super::pickle::{self, NoStorages, Origin, StorageRequest, Storages, Unpickled};
+use super::super::storage::{Checksum, Storage};
 use super::super::{Error, Result, Value};
 
-/// 0x1950a86a20f9469cfc6c as the pickle spells it: PROTO 2, LONG1 of 10 bytes, STOP.
-const MAGIC: [u8; 15] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
+/// 0x1950a86a20f9469cfc6c, least significant byte first.
+const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+/// More than the number takes under any protocol.
+const MAX_MAGIC_BYTES: usize = 64;
 const PROTOCOL_VERSION: i64 = 1001;
 
 /// Whether `bytes` start like this format.
 pub(crate) fn is_legacy(bytes: &[u8]) -> bool {
-    bytes.starts_with(&MAGIC)
+    after_magic(bytes).is_some()
+}
+
+/// Offset behind the magic number, which every protocol spells in its own way.
+fn after_magic(bytes: &[u8]) -> Option<usize> {
+    if !matches!(bytes.first(), Some(0x80 | b'L')) {
+        return None;
+    }
+    let origin = Origin { record: "the magic number".into(), base: 0 };
+    let head = &bytes[..bytes.len().min(MAX_MAGIC_BYTES)];
+    match pickle::unpickle(head, &origin, &mut NoStorages) {
+        Ok(Unpickled { value: Value::BigInt(number), len, .. }) if number == MAGIC => Some(len),
+        _ => None,
+    }
 }
 
 /// Reads the whole structure; storages stay in the file.
-pub(crate) fn read(file: &SharedBytes) -> Result<Value> {
-    let mut at = MAGIC.len();
+pub(crate) fn read(file: &SharedBytes) -> Result<Unpickled> {
+    let mut at = after_magic(file).ok_or_else(|| damaged("no magic number"))?;
     let version = small_pickle(file, &mut at, "protocol version")?;
     if version.as_i64() != Some(PROTOCOL_VERSION) {
         return Err(damaged(format!("protocol version {version:?} instead of {PROTOCOL_VERSION}")));
@@ -53,15 +68,14 @@ pub(crate) fn read(file: &SharedBytes) -> Result<Value> {
     let mut sizes = ElementSizes { sizes: HashMap::new() };
     pickle::unpickle(&file[object..], &origin, &mut sizes)?;
     table.locate(&sizes.sizes)?;
-    let (value, _) = pickle::unpickle(&file[object..], &origin, &mut table)?;
-    Ok(value)
+    pickle::unpickle(&file[object..], &origin, &mut table)
 }
 
 fn small_pickle(file: &SharedBytes, at: &mut usize, what: &str) -> Result<Value> {
     let origin = Origin { record: format!("the {what}"), base: *at };
-    let (value, len) = pickle::unpickle(&file[*at..], &origin, &mut NoStorages)?;
-    *at += len;
-    Ok(value)
+    let read = pickle::unpickle(&file[*at..], &origin, &mut NoStorages)?;
+    *at += read.len;
+    Ok(read.value)
 }
 
 /// First pass: element size and number of every storage.
@@ -117,8 +131,13 @@ impl Table<'_> {
                 .and_then(|len| start.checked_add(len))
                 .filter(|end| *end <= self.file.len())
                 .ok_or_else(|| self.short(key))?;
-            let storage =
-                Storage::mapped(format!("storage {key}"), self.file.clone(), start..end, None, false);
+            let storage = Storage::mapped(
+                format!("storage {key}"),
+                self.file.clone(),
+                start..end,
+                Checksum::None,
+                false,
+            );
             self.located.insert(key.clone(), Arc::new(storage));
             at = end;
         }

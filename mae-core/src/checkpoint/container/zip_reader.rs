@@ -8,9 +8,10 @@ use std::sync::Arc;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::super::mmap::SharedBytes;
-use super::super::pickle::{self, MAX_PICKLE_BYTES, Origin, StorageRequest, Storages};
-use super::super::storage::Storage;
+use super::super::pickle::{self, MAX_PICKLE_BYTES, NamedGlobal, Origin, StorageRequest, Storages};
+use super::super::storage::{Checksum, Storage};
 use super::super::{Error, Result, Value};
+use super::digests::{self, DIGESTS};
 
 /// More records are refused; one storage is one record.
 const MAX_RECORDS: usize = 1 << 20;
@@ -36,17 +37,34 @@ struct Archive {
     /// Folder of `data.pkl`, with its slash.
     root: String,
     big_endian: bool,
+    /// What this crate's writer noted of every record; empty in other writers' files.
+    digests: HashMap<String, blake3::Hash>,
     storages: HashMap<String, Arc<Storage>>,
 }
 
-/// Reads the archive; gives the structure and the name of the root folder.
-pub(crate) fn read(file: SharedBytes) -> Result<(Value, String)> {
+/// What an archive holds.
+pub(crate) struct Contents {
+    pub(crate) root: Value,
+    /// Name of the root folder.
+    pub(crate) folder: String,
+    pub(crate) globals: Vec<NamedGlobal>,
+    /// Whether every record has a digest.
+    pub(crate) has_digests: bool,
+}
+
+/// Reads the archive; storages stay in the file.
+pub(crate) fn read(file: SharedBytes) -> Result<Contents> {
     let mut archive = Archive::open(file)?;
     let name = format!("{}data.pkl", archive.root);
     let bytes = archive.bytes(&name)?;
     let origin = Origin { record: name, base: 0 };
-    let (value, _) = pickle::unpickle(&bytes, &origin, &mut archive)?;
-    Ok((value, archive.root.trim_end_matches('/').to_owned()))
+    let pickled = pickle::unpickle(&bytes, &origin, &mut archive)?;
+    Ok(Contents {
+        root: pickled.value,
+        folder: archive.root.trim_end_matches('/').to_owned(),
+        globals: pickled.globals,
+        has_digests: !archive.digests.is_empty(),
+    })
 }
 
 impl Archive {
@@ -65,9 +83,31 @@ impl Archive {
         }
         let records = records(&mut zip, file.len())?;
         let root = root(&records)?;
-        let mut archive = Self { file, zip, records, root, big_endian: false, storages: HashMap::new() };
+        let mut archive = Self {
+            file,
+            zip,
+            records,
+            root,
+            big_endian: false,
+            digests: HashMap::new(),
+            storages: HashMap::new(),
+        };
+        archive.digests = archive.read_digests()?;
         archive.big_endian = archive.byte_order()?;
         Ok(archive)
+    }
+
+    fn read_digests(&self) -> Result<HashMap<String, blake3::Hash>> {
+        let name = format!("{}{DIGESTS}", self.root);
+        if !self.records.contains_key(&name) {
+            return Ok(HashMap::new());
+        }
+        let digests =
+            digests::parse(&self.bytes(&name)?).ok_or_else(|| damaged("its digests are garbled"))?;
+        match digests.keys().find(|name| !self.records.contains_key(&format!("{}{name}", self.root))) {
+            Some(missing) => Err(damaged(format!("record {missing} is missing"))),
+            None => Ok(digests),
+        }
     }
 
     /// PyTorch before 2.1 wrote no `byteorder`; its files are little-endian.
@@ -100,11 +140,14 @@ impl Archive {
     }
 
     fn storage(&self, name: &str, record: &Record) -> Storage {
+        let digest = name.strip_prefix(&self.root).and_then(|name| self.digests.get(name));
+        let checksum = digest.map_or(Checksum::Crc32(record.crc), |digest| Checksum::Blake3(*digest));
         let name = name.to_owned();
         if record.compressed {
-            return Storage::compressed(name, self.zip.clone(), record.index, record.size, self.big_endian);
+            let archive = self.zip.clone();
+            return Storage::compressed(name, archive, record.index, record.size, checksum, self.big_endian);
         }
-        Storage::mapped(name, self.file.clone(), record.range.clone(), Some(record.crc), self.big_endian)
+        Storage::mapped(name, self.file.clone(), record.range.clone(), checksum, self.big_endian)
     }
 }
 

@@ -9,6 +9,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use super::super::pickle;
 use super::super::{Error, Result, Value};
+use super::digests::{self, DIGESTS};
 
 /// Root folder of the archive: what `torch.save` uses when it writes to a stream, as Lightning does.
 const ROOT: &str = "archive";
@@ -22,7 +23,7 @@ const ZIP64_FROM: usize = u32::MAX as usize;
 /// Writes `root` as one archive to `out`.
 pub(crate) fn write<W: Write + Seek>(out: W, root: &Value) -> Result<W, WriteError> {
     let pickled = pickle::pickle(root)?;
-    let mut archive = Archive(ZipWriter::new(out));
+    let mut archive = Archive { zip: ZipWriter::new(out), digests: String::new() };
     archive.record("data.pkl", &pickled.pickle)?;
     archive.record("byteorder", if cfg!(target_endian = "big") { b"big" } else { b"little" })?;
     for (index, (storage, dtype)) in pickled.storages.iter().enumerate() {
@@ -34,10 +35,12 @@ pub(crate) fn write<W: Write + Seek>(out: W, root: &Value) -> Result<W, WriteErr
     }
     archive.record("version", VERSION.as_bytes())?;
     archive.record(".data/serialization_id", serialization_id(&pickled.pickle).as_bytes())?;
-    Ok(archive.0.finish()?)
+    let digests = std::mem::take(&mut archive.digests);
+    archive.record(DIGESTS, digests.as_bytes())?;
+    Ok(archive.zip.finish()?)
 }
 
-/// Why an archive could not be written: the value, or the file system.
+/// Why a file could not be written: the value, or the file system.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
     #[error(transparent)]
@@ -55,7 +58,10 @@ impl From<zip::result::ZipError> for WriteError {
     }
 }
 
-struct Archive<W: Write + Seek>(ZipWriter<W>);
+struct Archive<W: Write + Seek> {
+    zip: ZipWriter<W>,
+    digests: String,
+}
 
 impl<W: Write + Seek> Archive<W> {
     fn record(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
@@ -64,8 +70,9 @@ impl<W: Write + Seek> Archive<W> {
             .last_modified_time(zip::DateTime::default())
             .with_alignment(ALIGNMENT)
             .large_file(bytes.len() >= ZIP64_FROM);
-        self.0.start_file(format!("{ROOT}/{name}"), options)?;
-        self.0.write_all(bytes)?;
+        digests::append(&mut self.digests, name, &blake3::hash(bytes));
+        self.zip.start_file(format!("{ROOT}/{name}"), options)?;
+        self.zip.write_all(bytes)?;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`plan`] | which source tensor goes where, and how it must be changed |
 //! | [`LoadPlan`], [`Assignment`] | the answer |
+//! | [`bare_name`], [`timm_name`], [`paper_name`] | our names → theirs |
 //! | [`LoadReport`] | the answer for a person: matched, renamed, reshaped, interpolated, skipped, missing |
 //! | [`Facts`] | which model a checkpoint belongs to |
 //! | `names` | the naming dialects |
@@ -11,7 +12,7 @@
 //!
 //! Understood are TAO and Lightning (`model.`), DistributedDataParallel (`module.`), torch.compile (`_orig_mod.`),
 //! facebookresearch/mae, ConvNeXt-V2's FCMAE (`encoder.`, 2-D and 6-D GRN, MinkowskiEngine kernels), Hiera, and
-//! timm's names for ViT, ConvNeXtV2 and Hiera. Unlike upstream TAO, a TAO finetune checkpoint of ConvNeXtV2 loads,
+//! timm's names for ViT, ConvNeXtV2 and Hiera, and DINOv2's ViT, whose LayerScale is multiplied into the layers. Unlike upstream TAO, a TAO finetune checkpoint of ConvNeXtV2 loads,
 //! Hiera's positions are interpolated, and a Hiera head with another number of classes is dropped.
 
 mod facts;
@@ -26,6 +27,7 @@ use tch::Tensor;
 use super::{Error, Result, TensorView};
 pub use facts::{Facts, Stage};
 use names::Candidate;
+pub use names::{bare_name, paper_name, timm_name};
 pub use report::{LoadReport, Reshaped, SkipReason, Skipped};
 pub use transform::{Transform, resize_positions};
 
@@ -63,6 +65,9 @@ pub struct Assignment {
     pub view: TensorView,
     /// What makes it fit, in order.
     pub transforms: Vec<Transform>,
+    /// DINOv2's LayerScale `[C]`, which multiplies what this layer gives. The models have none, so that it is multiplied
+    /// into the layer's weight and bias, which gives the same function.
+    pub layer_scale: Option<TensorView>,
 }
 
 impl Assignment {
@@ -74,6 +79,11 @@ impl Assignment {
         let mut tensor = self.view.to_tensor()?;
         for transform in &self.transforms {
             tensor = transform.apply(&tensor)?;
+        }
+        if let Some(scale) = &self.layer_scale {
+            let mut shape = vec![1; tensor.dim()];
+            shape[0] = -1;
+            tensor = tensor.f_mul(&scale.to_tensor()?.f_reshape(&shape)?)?;
         }
         Ok(tensor)
     }
@@ -106,7 +116,14 @@ pub fn plan(
     let mut report =
         LoadReport { source_tensors: source.len(), target_tensors: target.len(), ..Default::default() };
     let mut found: HashMap<String, Assignment> = HashMap::new();
+    let scales = layer_scales(source, &shapes, family);
     for (name, view) in source {
+        if family == Family::Vit
+            && let Some(layer) = names::scaled_layer(name).filter(|layer| scales.contains_key(layer))
+        {
+            report.skip(name, SkipReason::Folded { layer });
+            continue;
+        }
         match place(name, view, &shapes, family, role) {
             Ok((candidate, transforms)) => {
                 if found.contains_key(&candidate.name) {
@@ -115,10 +132,10 @@ pub fn plan(
                 }
                 report.loaded(name, &candidate, view.shape(), &transforms);
                 let target = candidate.name.clone();
-                found.insert(
-                    target.clone(),
-                    Assignment { target, source: name.clone(), view: view.clone(), transforms },
-                );
+                let layer = target.rsplit_once('.').map_or("", |(layer, _)| layer);
+                let layer_scale = scales.get(layer).map(|scale| (*scale).clone());
+                let (source, view) = (name.clone(), view.clone());
+                found.insert(target.clone(), Assignment { target, source, view, transforms, layer_scale });
             }
             Err(reason) => report.skip(name, reason),
         }
@@ -136,6 +153,23 @@ pub fn plan(
         Some((reason, remedy)) => Err(Error::LoadRefused { reason, report: report.to_string(), remedy }),
         None => Ok(LoadPlan { assignments, report }),
     }
+}
+
+/// LayerScale of the layers that have it, by the model's name of the layer.
+fn layer_scales<'a>(
+    source: &'a [(String, TensorView)],
+    shapes: &HashMap<&str, &[i64]>,
+    family: Family,
+) -> HashMap<String, &'a TensorView> {
+    if family != Family::Vit {
+        return HashMap::new();
+    }
+    let fits = |layer: &String, view: &TensorView| {
+        let weight = shapes.get(&*format!("{layer}.weight"));
+        weight.is_some_and(|shape| shape.first() == view.shape().first() && view.shape().len() == 1)
+    };
+    let scales = source.iter().filter_map(|(name, view)| Some((names::scaled_layer(name)?, view)));
+    scales.filter(|(layer, view)| fits(layer, view)).collect()
 }
 
 /// The first name under which the model knows the tensor, and what makes its shape fit.

@@ -23,7 +23,7 @@ pub struct LoadReport {
     pub renamed: Vec<(String, String, String)>,
     /// Loaded in another shape or layout (renamed or not).
     pub reshaped: Vec<Reshaped>,
-    /// Position embeddings loaded on another grid.
+    /// Position embeddings loaded on another grid, patch embeddings for patches of another size.
     pub interpolated: Vec<Reshaped>,
     /// Not loaded.
     pub skipped: Vec<Skipped>,
@@ -74,6 +74,11 @@ pub enum SkipReason {
         /// Shape in the model.
         expected: Vec<i64>,
     },
+    /// A LayerScale, which is multiplied into the layer.
+    Folded {
+        /// The layer's name in the model.
+        layer: String,
+    },
     /// Another tensor was already loaded there.
     Duplicate {
         /// Name in the model.
@@ -106,8 +111,9 @@ impl LoadReport {
                 from: from.to_vec(),
                 transforms: transforms.to_vec(),
             };
-            let interpolated =
-                transforms.iter().any(|transform| matches!(transform, Transform::Positions { .. }));
+            let interpolated = transforms
+                .iter()
+                .any(|t| matches!(t, Transform::Positions { .. } | Transform::Patches { .. }));
             if interpolated { self.interpolated.push(entry) } else { self.reshaped.push(entry) }
         }
     }
@@ -151,8 +157,10 @@ impl LoadReport {
                     .into(),
             ));
         }
-        let usable = self.source_tensors
-            - self.skipped.iter().filter(|skipped| skipped.reason == SkipReason::PretrainingOnly).count();
+        let of_no_use =
+            |reason: &SkipReason| matches!(reason, SkipReason::PretrainingOnly | SkipReason::Folded { .. });
+        let usable =
+            self.source_tensors - self.skipped.iter().filter(|skipped| of_no_use(&skipped.reason)).count();
         if self.loaded_tensors() * 10 < usable.max(1) {
             return Some((
                 format!(
@@ -200,6 +208,7 @@ impl Reshaped {
             Transform::Reshape(to) => format!("{} to {} dimensions", self.from.len(), to.len()),
             Transform::SparseKernel { .. } => "MinkowskiEngine kernel".into(),
             Transform::Positions { from, to, .. } => format!("{from}x{from} to {to}x{to} positions, bicubic"),
+            Transform::Patches { from, to } => format!("patches of {from} to {to} pixels, bicubic"),
         });
         steps.collect::<Vec<_>>().join(", ")
     }
@@ -219,6 +228,7 @@ impl fmt::Display for SkipReason {
                 )
             }
             SkipReason::Shape { found, expected } => write!(f, "shape {found:?} instead of {expected:?}"),
+            SkipReason::Folded { .. } => f.write_str("LayerScale, multiplied into the layer before it"),
             SkipReason::Duplicate { target } => write!(f, "{target} was already loaded"),
         }
     }

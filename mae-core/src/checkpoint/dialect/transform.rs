@@ -25,6 +25,13 @@ pub enum Transform {
         /// Side of the model's grid.
         to: i64,
     },
+    /// The convolution `[C, 3, from, from]` that embeds patches, for patches of another size, bicubic.
+    Patches {
+        /// Side of the stored patches in pixels.
+        from: i64,
+        /// Side of the model's patches in pixels.
+        to: i64,
+    },
 }
 
 impl Transform {
@@ -40,6 +47,12 @@ impl Transform {
                 moved.f_reshape(shape)?.f_transpose(2, 3)?.f_contiguous()?
             }
             Transform::Positions { extra_tokens, to, .. } => resize_positions(tensor, *extra_tokens, *to)?,
+            Transform::Patches { to, .. } => {
+                let kind = tensor.f_kind()?;
+                let resized =
+                    tensor.f_to_kind(Kind::Float)?.f_upsample_bicubic2d([*to, *to], false, None, None)?;
+                resized.f_to_kind(kind)?
+            }
         })
     }
 }
@@ -73,6 +86,12 @@ pub(super) fn between(candidate: &Candidate, found: &[i64], expected: &[i64]) ->
         && let Some(positions) = positions(found, expected)
     {
         return Some(vec![positions]);
+    }
+    if candidate.name.ends_with("patch_embed.proj.weight")
+        && let ([out, channels, from, from_width], [to_out, to_channels, to, to_width]) = (found, expected)
+        && (out, channels, from, to) == (to_out, to_channels, from_width, to_width)
+    {
+        return Some(vec![Transform::Patches { from: *from, to: *to }]);
     }
     // GRN as [1, C], [1, 1, 1, C] or [1, 1, 1, 1, 1, C], biases as [1, C], 1x1 convolutions as matrices.
     let essential = |shape: &[i64]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();

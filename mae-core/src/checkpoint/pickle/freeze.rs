@@ -22,6 +22,8 @@ struct Freezer<'a> {
     text_left: usize,
     pickle_len: usize,
     origin: &'a Origin,
+    /// Objects on the way from the root to the value at hand.
+    open: HashSet<NodeId>,
 }
 
 /// The machine's root as a tree. `pickle_len` scales the budget for texts.
@@ -29,7 +31,8 @@ pub(super) fn freeze(machine: Machine<'_>, pickle_len: usize, origin: &Origin) -
     // Without sharing, a value takes at least a byte of the pickle and a text its length.
     let values_left = MAX_VALUES.min(pickle_len.saturating_mul(4).saturating_add(1 << 16));
     let text_left = pickle_len.saturating_mul(8).saturating_add(16 << 20);
-    Freezer { machine: &machine, values_left, text_left, pickle_len, origin }.value(machine.root, 0)
+    Freezer { machine: &machine, values_left, text_left, pickle_len, origin, open: HashSet::new() }
+        .value(machine.root, 0)
 }
 
 impl Freezer<'_> {
@@ -73,24 +76,44 @@ impl Freezer<'_> {
                     DictKind::Counter => Value::Counter(pairs),
                 }
             }
-            Node::Tensor(view) => Value::Tensor(view.clone()),
-            Node::Size(sizes) => Value::Size(sizes.clone()),
-            Node::Device(device) => Value::Device(device.clone()),
+            Node::Tensor(view) => {
+                self.text(view.shape().len() * 2 * size_of::<i64>())?;
+                Value::Tensor(view.clone())
+            }
+            Node::Size(sizes) => {
+                self.text(size_of_val(sizes.as_slice()))?;
+                Value::Size(sizes.clone())
+            }
+            Node::Device(device) => {
+                self.text(device.len())?;
+                Value::Device(device.clone())
+            }
             Node::NumpyArray(Some(view)) => Value::NumpyArray(view.clone()),
             Node::NumpyScalar(view) => Value::NumpyScalar(view.clone()),
             Node::Global(Global::TorchDType(dtype)) => Value::DType(*dtype),
-            Node::Global(global) => reference(class_of(global)),
+            Node::Global(global) => {
+                let class = class_of(global);
+                self.text(class.len())?;
+                reference(class)
+            }
             Node::NumpyArray(None) => reference("numpy.ndarray".into()),
             Node::NumpyDType(dtype) => reference(format!("numpy.dtype({})", dtype.code)),
             Node::Storage(storage) => reference(format!("storage {}", storage.storage.record)),
-            Node::Object(object) => Value::Opaque(Box::new(Opaque {
-                class: object.class.clone(),
-                instance: true,
-                args: self.values(&object.args, depth)?,
-                state: object.state.map(|state| self.value(state, depth + 1)).transpose()?,
-                items: self.values(&object.items, depth)?,
-                pairs: self.pairs(&object.pairs, depth)?,
-            })),
+            // A child that refers to its parent, as OmegaConf's and torch.nn's do.
+            Node::Object(object) if !self.open.insert(id) => reference(object.class.clone()),
+            Node::Object(object) => {
+                self.text(object.class.len())?;
+                let opaque = Opaque {
+                    class: object.class.clone(),
+                    instance: true,
+                    args: self.values(&object.args, depth)?,
+                    state: object.state.map(|state| self.value(state, depth + 1)).transpose()?,
+                    items: self.values(&object.items, depth)?,
+                    pairs: self.pairs(&object.pairs, depth)?,
+                };
+                self.open.remove(&id);
+                Value::Opaque(Box::new(opaque))
+            }
         })
     }
 
@@ -168,6 +191,7 @@ fn class_of(global: &Global) -> String {
         Global::Reconstructor => "copyreg._reconstructor",
         Global::NumpyScalar => "numpy._core.multiarray.scalar",
         Global::NumpyReconstruct => "numpy._core.multiarray._reconstruct",
+        Global::NumpyFromBuffer => "numpy._core.numeric._frombuffer",
         Global::NumpyDType => "numpy.dtype",
         Global::Other(class) => return class.clone(),
     }

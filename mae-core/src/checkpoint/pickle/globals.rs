@@ -30,6 +30,7 @@ pub(super) enum Global {
     Reconstructor,
     NumpyScalar,
     NumpyReconstruct,
+    NumpyFromBuffer,
     NumpyDType,
     /// Any other class or function: data.
     Other(String),
@@ -203,6 +204,7 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, ()> {
         ("numpy", "dtype") => Global::NumpyDType,
         (_, "scalar") if numpy == Some(".multiarray") => Global::NumpyScalar,
         (_, "_reconstruct") if numpy == Some(".multiarray") => Global::NumpyReconstruct,
+        (_, "_frombuffer") if numpy == Some(".numeric") => Global::NumpyFromBuffer,
         _ => {
             let class = format!("{module}.{name}");
             if is_refused(module, &class) {

@@ -62,12 +62,43 @@ pub(super) struct Object {
 }
 
 /// All objects of one pickle.
-#[derive(Default)]
 pub(super) struct Graph {
     nodes: Vec<Node>,
+    /// Bytes that copies of shared objects may still take.
+    copies_left: usize,
+    pickle_len: usize,
 }
 
 impl Graph {
+    /// A pickle spells out what it builds, so that copies of shared objects are few: `pickle_len` scales what they may
+    /// take.
+    pub(super) fn new(pickle_len: usize) -> Self {
+        let copies_left = pickle_len.saturating_mul(32).saturating_add(64 << 20);
+        Self { nodes: Vec::new(), copies_left, pickle_len }
+    }
+
+    /// Accounts for a copy of `bytes` that an opcode makes of something that it does not spell out itself. Without it a
+    /// few bytes, repeated, copy a large shared object again and again.
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<()> {
+        match self.copies_left.checked_sub(bytes) {
+            Some(left) => {
+                self.copies_left = left;
+                Ok(())
+            }
+            None => Err(Error::Limit {
+                what: "the pickle copies shared objects again and again".into(),
+                limit: format!("a small multiple of its {} bytes", self.pickle_len),
+            }),
+        }
+    }
+
+    /// The elements of a list or tuple, copied.
+    pub(super) fn copy_seq(&mut self, id: NodeId) -> Result<Option<Vec<NodeId>>> {
+        let Some(len) = self.as_seq(id).map(<[_]>::len) else { return Ok(None) };
+        self.charge(len * size_of::<NodeId>())?;
+        Ok(self.as_seq(id).map(<[_]>::to_vec))
+    }
+
     pub(super) fn add(&mut self, node: Node) -> Result<NodeId> {
         if self.nodes.len() >= MAX_NODES {
             return Err(Error::Limit {

@@ -1,6 +1,6 @@
 //! The stack machine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::super::{Error, Result};
 use super::globals::{self, Global};
@@ -14,6 +14,8 @@ pub(super) struct Machine<'a> {
     pub(super) root: NodeId,
     pub(super) end: usize,
     pub(super) origin: &'a Origin,
+    /// Every class and function that was named, and whether it is known.
+    pub(super) globals: BTreeMap<String, bool>,
     /// Offset of the opcode being executed.
     pub(super) at: usize,
     stack: Vec<NodeId>,
@@ -26,7 +28,7 @@ pub(super) struct Machine<'a> {
 impl<'a> Machine<'a> {
     /// Executes the pickle at the start of `bytes` up to its STOP.
     pub(super) fn run(bytes: &'a [u8], origin: &'a Origin, storages: &mut dyn Storages) -> Result<Self> {
-        let mut graph = Graph::default();
+        let mut graph = Graph::new(bytes.len());
         let constants = [
             graph.add(Node::None)?,
             graph.add(Node::Bool(false))?,
@@ -38,6 +40,7 @@ impl<'a> Machine<'a> {
             root: constants[0],
             end: 0,
             origin,
+            globals: BTreeMap::new(),
             at: 0,
             stack: Vec::new(),
             marks: Vec::new(),
@@ -78,6 +81,12 @@ impl<'a> Machine<'a> {
             Op::Long(bytes) => self.push(long(bytes)),
             Op::Float(value) => self.push(Node::Float(value)),
             Op::Str(text) => self.push(Node::Str(text.to_owned())),
+            Op::OwnedStr(text) => self.push(Node::Str(text)),
+            Op::OwnedBytes(bytes) => self.push(match String::from_utf8(bytes) {
+                Ok(text) => Node::Str(text),
+                Err(error) => Node::Bytes(error.into_bytes()),
+            }),
+            Op::Digits(digits) => self.push(decimal(digits).ok_or_else(|| self.error("malformed int"))?),
             Op::ByteStr(bytes) => self.push(match std::str::from_utf8(bytes) {
                 Ok(text) => Node::Str(text.to_owned()),
                 Err(_) => Node::Bytes(bytes.to_vec()),
@@ -126,21 +135,21 @@ impl<'a> Machine<'a> {
             }
             Op::Reduce => {
                 let operands = self.pop_n(2)?;
-                let Some(args) = self.graph.as_seq(operands[1]).map(<[_]>::to_vec) else {
+                let Some(args) = self.graph.copy_seq(operands[1])? else {
                     return Err(self.error("REDUCE without a tuple of arguments"));
                 };
                 self.call_and_push(operands[0], args)
             }
             Op::NewObj => {
                 let operands = self.pop_n(2)?;
-                let Some(args) = self.graph.as_seq(operands[1]).map(<[_]>::to_vec) else {
+                let Some(args) = self.graph.copy_seq(operands[1])? else {
                     return Err(self.error("NEWOBJ without a tuple of arguments"));
                 };
                 self.call_and_push(operands[0], args)
             }
             Op::NewObjEx => {
                 let operands = self.pop_n(3)?;
-                let Some(mut args) = self.graph.as_seq(operands[1]).map(<[_]>::to_vec) else {
+                let Some(mut args) = self.graph.copy_seq(operands[1])? else {
                     return Err(self.error("NEWOBJ_EX without a tuple of arguments"));
                 };
                 args.push(operands[2]);
@@ -180,8 +189,13 @@ impl<'a> Machine<'a> {
             },
             Op::PersId => {
                 let id = self.pop()?;
-                let node = self.persistent(id, storages)?;
-                self.push(node)
+                let found = self.persistent(id, storages)?;
+                self.push_id(found)
+            }
+            Op::PersIdText(key) => {
+                let id = self.add(Node::Str(key.to_owned()))?;
+                let found = self.persistent(id, storages)?;
+                self.push_id(found)
             }
             Op::Unsupported(what) => Err(self.error(format!("opcode {what} has no place in a checkpoint"))),
         }
@@ -212,7 +226,11 @@ impl<'a> Machine<'a> {
 
     fn push_global(&mut self, module: &str, name: &str) -> Result<()> {
         match globals::resolve(module, name) {
-            Ok(global) => self.push(Node::Global(global)),
+            Ok(global) => {
+                let is_known = !matches!(global, Global::Other(_));
+                self.globals.entry(format!("{module}.{name}")).or_insert(is_known);
+                self.push(Node::Global(global))
+            }
             Err(()) => Err(Error::ForbiddenGlobal {
                 record: self.origin.record.clone(),
                 global: format!("{module}.{name}"),
@@ -298,6 +316,7 @@ impl<'a> Machine<'a> {
 
     /// A node for an instance of a class that is not known.
     pub(super) fn object(&mut self, class: String, args: Vec<NodeId>) -> Result<NodeId> {
+        self.graph.charge(class.len())?;
         self.add(Node::Object(Box::new(Object { class, args, ..Object::default() })))
     }
 
@@ -308,6 +327,38 @@ impl<'a> Machine<'a> {
             _ => None,
         }
     }
+}
+
+/// INT and LONG, in decimal digits.
+fn decimal(digits: &str) -> Option<Node> {
+    if let Ok(value) = digits.parse() {
+        return Some(Node::Int(value));
+    }
+    let (negative, magnitude) = match digits.strip_prefix('-') {
+        Some(magnitude) => (true, magnitude),
+        None => (false, digits),
+    };
+    // Little-endian, one byte at a time: there are at most a few thousand digits.
+    let mut bytes = vec![0_u8];
+    for digit in magnitude.chars() {
+        let mut carry = digit.to_digit(10)?;
+        for byte in &mut bytes {
+            carry += u32::from(*byte) * 10;
+            *byte = carry as u8;
+            carry >>= 8;
+        }
+        if carry > 0 {
+            bytes.push(carry as u8);
+        }
+    }
+    bytes.push(0);
+    if negative {
+        let mut carry = true;
+        for byte in &mut bytes {
+            (*byte, carry) = (!*byte).overflowing_add(u8::from(carry));
+        }
+    }
+    Some(long(&bytes))
 }
 
 /// LONG1, LONG4.

@@ -7,6 +7,7 @@
 //! | [`graph`] | the objects while they are being built, shared and mutable as in Python |
 //! | [`machine`] | the stack machine |
 //! | [`reduce`] | what calling a known constructor would have given |
+//! | [`text`] | texts with escapes, of protocol 0 |
 //! | [`freeze`] | the finished graph as an owned tree, within limits |
 //! | [`pickler`] | [`Value`] → protocol 2 bytes |
 
@@ -17,11 +18,12 @@ mod machine;
 mod opcode;
 mod pickler;
 mod reduce;
+mod text;
 
 use std::sync::Arc;
 
 use super::storage::Storage;
-use super::{DType, Error, Result, Value};
+use super::{DType, Error, Result, TensorView, Value};
 
 pub(crate) use opcode::end_of_pickle;
 pub(crate) use pickler::pickle;
@@ -58,6 +60,17 @@ pub(crate) struct StorageRequest<'a> {
 pub(crate) trait Storages {
     /// The storage under `request.key`, checked to hold `numel` elements.
     fn find(&mut self, request: &StorageRequest<'_>) -> Result<Arc<Storage>>;
+
+    /// What the tar format keeps under a plain key.
+    fn object(&mut self, _key: &str) -> Result<Option<PersistentObject>> {
+        Ok(None)
+    }
+}
+
+/// A thing that a pickle refers to by a plain key.
+pub(crate) enum PersistentObject {
+    Tensor(TensorView),
+    Storage(Arc<Storage>, DType),
 }
 
 /// A container without storages.
@@ -72,17 +85,37 @@ impl Storages for NoStorages {
     }
 }
 
-/// Reads the pickle at the start of `bytes`; gives the value and the number of bytes it takes.
-pub(crate) fn unpickle(bytes: &[u8], origin: &Origin, storages: &mut dyn Storages) -> Result<(Value, usize)> {
+/// A class or function that a pickle names. None is ever called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedGlobal {
+    /// `module.name`.
+    pub name: String,
+    /// Whether this crate builds what it stands for; otherwise it is opaque data.
+    pub is_known: bool,
+}
+
+/// A pickle that was read.
+pub(crate) struct Unpickled {
+    pub(crate) value: Value,
+    /// Number of bytes it takes.
+    pub(crate) len: usize,
+    /// Every class and function that it names, sorted.
+    pub(crate) globals: Vec<NamedGlobal>,
+}
+
+/// Reads the pickle at the start of `bytes`.
+pub(crate) fn unpickle(bytes: &[u8], origin: &Origin, storages: &mut dyn Storages) -> Result<Unpickled> {
     if bytes.len() > MAX_PICKLE_BYTES {
         return Err(Error::Limit {
             what: format!("{} has {} bytes", origin.record, bytes.len()),
             limit: format!("{MAX_PICKLE_BYTES} bytes"),
         });
     }
-    let machine = machine::Machine::run(bytes, origin, storages)?;
-    let end = machine.end;
-    Ok((freeze::freeze(machine, bytes.len(), origin)?, end))
+    let mut machine = machine::Machine::run(bytes, origin, storages)?;
+    let len = machine.end;
+    let globals = std::mem::take(&mut machine.globals);
+    let globals = globals.into_iter().map(|(name, is_known)| NamedGlobal { name, is_known }).collect();
+    Ok(Unpickled { value: freeze::freeze(machine, bytes.len(), origin)?, len, globals })
 }
 
 /// A storage as it appears inside the pickle.

@@ -1,7 +1,7 @@
 //! Bytes → opcodes.
 
 use super::super::Result;
-use super::Origin;
+use super::{Origin, text};
 
 /// Longest `int` that is accepted, in bytes; Python itself prints none longer than 4,300 digits.
 const MAX_LONG_BYTES: usize = 2048;
@@ -20,9 +20,14 @@ pub(super) enum Op<'a> {
     Int(i64),
     /// Two's complement, least significant byte first.
     Long(&'a [u8]),
-    /// An `int` in decimal digits that does not fit 64 bits is not accepted.
+    /// An `int` in decimal digits.
+    Digits(&'a str),
     Float(f64),
     Str(&'a str),
+    /// A `str` that was written with escapes.
+    OwnedStr(String),
+    /// A Python 2 `str` that was written with escapes.
+    OwnedBytes(Vec<u8>),
     /// Python 2 `str`.
     ByteStr(&'a [u8]),
     Bytes(&'a [u8]),
@@ -53,6 +58,8 @@ pub(super) enum Op<'a> {
     Get(u32),
     Memoize,
     PersId,
+    /// The key of a persistent object as text.
+    PersIdText(&'a str),
     /// Opcodes that have no place in a checkpoint.
     Unsupported(&'static str),
 }
@@ -96,11 +103,11 @@ impl<'a> Opcodes<'a> {
             b'I' => match self.line()? {
                 "00" => Op::Bool(false),
                 "01" => Op::Bool(true),
-                digits => Op::Int(self.decimal(start, digits)?),
+                digits => Op::Digits(digits),
             },
             b'L' => {
                 let digits = self.line()?;
-                Op::Int(self.decimal(start, digits.strip_suffix('L').unwrap_or(digits))?)
+                Op::Digits(digits.strip_suffix('L').unwrap_or(digits))
             }
             b'J' => Op::Int(i64::from(self.u32()? as i32)),
             b'K' => Op::Int(i64::from(self.u8()?)),
@@ -190,17 +197,16 @@ impl<'a> Opcodes<'a> {
             b'g' => Op::Get(self.index(start)?),
             0x94 => Op::Memoize,
             b'Q' => Op::PersId,
-            b'P' => {
-                self.line()?;
-                Op::Unsupported("PERSID (text)")
-            }
+            b'P' => Op::PersIdText(self.line()?),
             b'S' => {
-                self.line()?;
-                Op::Unsupported("STRING (protocol 0)")
+                let line = self.raw_line()?;
+                let text = text::unquote(line).ok_or_else(|| self.origin.error(start, "malformed STRING"))?;
+                Op::OwnedBytes(text)
             }
             b'V' => {
-                self.line()?;
-                Op::Unsupported("UNICODE (protocol 0)")
+                let line = self.raw_line()?;
+                let text = text::raw_unicode(line);
+                Op::OwnedStr(text.ok_or_else(|| self.origin.error(start, "malformed UNICODE"))?)
             }
             0x82..=0x84 => {
                 self.take(1 << (code - 0x82))?;
@@ -244,6 +250,7 @@ impl<'a> Opcodes<'a> {
         Ok(usize::try_from(u64::from_le_bytes(bytes)).unwrap_or(usize::MAX))
     }
 
+    /// A short line: a name or a number.
     fn line(&mut self) -> Result<&'a str> {
         let rest = &self.bytes[self.at..];
         let Some(len) = rest.iter().take(4096).position(|byte| *byte == b'\n') else {
@@ -254,16 +261,20 @@ impl<'a> Opcodes<'a> {
         std::str::from_utf8(&line[..len]).map_err(|_| self.origin.error(start, "a text line is not UTF-8"))
     }
 
+    /// A line of any length: a text of protocol 0.
+    fn raw_line(&mut self) -> Result<&'a [u8]> {
+        let Some(len) = self.bytes[self.at..].iter().position(|byte| *byte == b'\n') else {
+            return Err(self.origin.error(self.at, "a text line without end"));
+        };
+        Ok(&self.take(len + 1)?[..len])
+    }
+
     fn text(&mut self, start: usize, len: usize) -> Result<Op<'a>> {
         let bytes = self.take(len)?;
         match std::str::from_utf8(bytes) {
             Ok(text) => Ok(Op::Str(text)),
             Err(_) => Err(self.origin.error(start, "a str is not UTF-8")),
         }
-    }
-
-    fn decimal(&self, start: usize, digits: &str) -> Result<i64> {
-        digits.parse().map_err(|_| self.origin.error(start, "malformed or too large decimal int"))
     }
 
     fn index(&mut self, start: usize) -> Result<u32> {

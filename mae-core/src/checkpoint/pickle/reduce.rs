@@ -8,13 +8,16 @@ use super::super::{DType, Error, Result, TensorView};
 use super::globals::Global;
 use super::graph::{DictKind, Node, NodeId, NumpyDType};
 use super::machine::Machine;
-use super::{StorageRef, StorageRequest, Storages};
+use super::{PersistentObject, StorageRef, StorageRequest, Storages};
 
 impl Machine<'_> {
     /// REDUCE and its relatives, without calling anything.
     pub(super) fn call(&mut self, callee: NodeId, args: Vec<NodeId>) -> Result<NodeId> {
-        let Some(global) = self.global(callee).cloned() else {
-            return Err(self.error("something that is not a class or function is called"));
+        let global = match self.graph.get(callee) {
+            Node::Global(global) => global.clone(),
+            // What an opaque object would give is as opaque.
+            Node::Object(object) => Global::Other(object.class.clone()),
+            _ => return Err(self.error("something that is not a class or function is called")),
         };
         match global {
             Global::OrderedDict => self.dict(DictKind::Ordered, &args),
@@ -31,7 +34,7 @@ impl Machine<'_> {
             // (function, class, arguments, state): the class is a subclass of Tensor, the data are the same.
             Global::RebuildFromType => match args.as_slice() {
                 [function, _, inner, ..] => {
-                    let Some(inner) = self.graph.as_seq(*inner).map(<[_]>::to_vec) else {
+                    let Some(inner) = self.graph.copy_seq(*inner)? else {
                         return Err(self.error("_rebuild_from_type without arguments"));
                     };
                     if matches!(self.global(*function), None | Some(Global::RebuildFromType)) {
@@ -42,7 +45,10 @@ impl Machine<'_> {
                 _ => Err(self.error("_rebuild_from_type needs at least 3 arguments")),
             },
             Global::Size => match args.first().and_then(|sizes| self.graph.as_ints(*sizes)) {
-                Some(sizes) => self.add(Node::Size(sizes)),
+                Some(sizes) => {
+                    self.graph.charge(sizes.len() * size_of::<i64>())?;
+                    self.add(Node::Size(sizes))
+                }
                 None => Err(self.error("torch.Size without a tuple of ints")),
             },
             Global::Device => self.device(&args),
@@ -56,12 +62,14 @@ impl Machine<'_> {
                 Some(code) => {
                     let code = code.trim_start_matches(['<', '>', '|', '=']).to_owned();
                     let dtype = DType::from_numpy(&code);
+                    self.graph.charge(code.len())?;
                     self.add(Node::NumpyDType(NumpyDType { code, dtype, big_endian: false }))
                 }
                 None => self.object("numpy.dtype".into(), args),
             },
             Global::NumpyScalar => self.numpy_scalar(args),
             Global::NumpyReconstruct => self.add(Node::NumpyArray(None)),
+            Global::NumpyFromBuffer => self.numpy_from_buffer(args),
             Global::Other(class) => self.object(class, args),
             Global::Storage(_) | Global::TorchDType(_) => {
                 Err(self.error("a storage class or dtype is called like a function"))
@@ -98,28 +106,42 @@ impl Machine<'_> {
         }
     }
 
-    /// BINPERSID: ("storage", class, key, location, number of elements[, view]).
-    pub(super) fn persistent(&mut self, id: NodeId, storages: &mut dyn Storages) -> Result<Node> {
-        let parts = match self.graph.as_seq(id) {
-            Some(parts) if parts.len() >= 5 && self.graph.as_str(parts[0]) == Some("storage") => {
-                parts.to_vec()
-            }
-            _ => return Err(self.error("a persistent id that is not a storage")),
+    /// BINPERSID: ("storage", class, key, location, number of elements[, view]), or a class with its source text,
+    /// ("module", class, file, text). The tar format has plain keys, and the class first.
+    pub(super) fn persistent(&mut self, id: NodeId, storages: &mut dyn Storages) -> Result<NodeId> {
+        let Some(parts) = self.graph.copy_seq(id)? else {
+            let found = self.key(id).map(|key| storages.object(&key)).transpose()?.flatten();
+            return match found {
+                Some(PersistentObject::Tensor(view)) => self.add(Node::Tensor(view)),
+                Some(PersistentObject::Storage(storage, dtype)) => {
+                    self.add(Node::Storage(StorageRef { dtype: Some(dtype), storage, base: 0 }))
+                }
+                None => Err(self.error("a persistent id that is not a storage")),
+            };
         };
+        match parts.as_slice() {
+            [class, _, _] if self.global(*class).is_some() => return Ok(*class),
+            [kind, class, ..] if self.graph.as_str(*kind) == Some("module") => return Ok(*class),
+            [kind, _, _, _, _, ..] if self.graph.as_str(*kind) == Some("storage") => {}
+            _ => return Err(self.error("a persistent id that is not a storage")),
+        }
+        let Some(key) = self.key(parts[2]) else {
+            return Err(self.error("a storage without a key"));
+        };
+        self.graph.charge(key.len())?;
         let dtype = match self.global(parts[1]) {
             Some(Global::Storage(dtype)) => *dtype,
             // Quantised and other storages: whatever is built from them becomes opaque.
             Some(Global::Other(class)) => {
                 let class = class.clone();
-                let object = super::graph::Object { class, args: parts, ..Default::default() };
-                return Ok(Node::Object(Box::new(object)));
+                let size = unsupported_element_size(&class);
+                let numel = self.graph.as_i64(parts[4]).and_then(|numel| u64::try_from(numel).ok());
+                if let (Some(element_size), Some(numel)) = (size, numel) {
+                    storages.find(&StorageRequest { key: &key, element_size, numel })?;
+                }
+                return self.object(class, parts);
             }
             _ => return Err(self.error("a storage without a class")),
-        };
-        let key = match self.graph.get(parts[2]) {
-            Node::Str(key) => key.clone(),
-            Node::Int(key) => key.to_string(),
-            _ => return Err(self.error("a storage without a key")),
         };
         let Some(numel) = self.graph.as_i64(parts[4]).and_then(|numel| u64::try_from(numel).ok()) else {
             return Err(self.error(format!("storage {key} without a size")));
@@ -133,7 +155,16 @@ impl Machine<'_> {
         };
         let element_size = dtype.map_or(1, DType::size);
         let storage = storages.find(&StorageRequest { key: &key, element_size, numel })?;
-        Ok(Node::Storage(StorageRef { dtype, storage, base }))
+        self.add(Node::Storage(StorageRef { dtype, storage, base }))
+    }
+
+    /// A key of a storage, which is a text or a number.
+    fn key(&self, id: NodeId) -> Option<String> {
+        match self.graph.get(id) {
+            Node::Str(key) => Some(key.clone()),
+            Node::Int(key) => Some(key.to_string()),
+            _ => None,
+        }
     }
 
     /// `_rebuild_tensor(storage, offset, size, stride)`; `_v2` adds requires_grad, hooks and metadata.
@@ -163,6 +194,11 @@ impl Machine<'_> {
 
     /// `OrderedDict()`, `OrderedDict([[key, value], ...])`, `Counter({...})`.
     fn dict(&mut self, kind: DictKind, args: &[NodeId]) -> Result<NodeId> {
+        if let Some(Node::Dict(_, pairs)) = args.first().map(|arg| self.graph.get(*arg)) {
+            self.graph.charge(size_of_val(pairs.as_slice()))?;
+        } else if let Some(arg) = args.first() {
+            self.graph.copy_seq(*arg)?;
+        }
         let pairs = match args.first().map(|arg| self.graph.get(*arg)) {
             None => Vec::new(),
             Some(Node::Dict(_, pairs)) => pairs.clone(),
@@ -181,7 +217,11 @@ impl Machine<'_> {
     fn sequence(&mut self, args: &[NodeId], build: impl FnOnce(Vec<NodeId>) -> Node) -> Result<NodeId> {
         let items = match args.first().map(|arg| self.graph.get(*arg)) {
             None => Vec::new(),
-            Some(Node::List(items) | Node::Tuple(items) | Node::Set(items)) => items.clone(),
+            Some(Node::List(items) | Node::Tuple(items) | Node::Set(items)) => {
+                let items = items.clone();
+                self.graph.charge(size_of_val(items.as_slice()))?;
+                items
+            }
             Some(_) => return Err(self.error("a sequence is built from something that is not a sequence")),
         };
         self.add(build(items))
@@ -191,11 +231,13 @@ impl Machine<'_> {
     fn device(&mut self, args: &[NodeId]) -> Result<NodeId> {
         let kind = args.first().and_then(|kind| self.graph.as_str(*kind));
         let index = args.get(1).and_then(|index| self.graph.as_i64(*index));
-        match (kind, index) {
-            (Some(kind), None) => self.add(Node::Device(kind.to_owned())),
-            (Some(kind), Some(index)) => self.add(Node::Device(format!("{kind}:{index}"))),
-            _ => Err(self.error("torch.device without a type")),
-        }
+        let device = match (kind, index) {
+            (Some(kind), None) => kind.to_owned(),
+            (Some(kind), Some(index)) => format!("{kind}:{index}"),
+            _ => return Err(self.error("torch.device without a type")),
+        };
+        self.graph.charge(device.len())?;
+        self.add(Node::Device(device))
     }
 
     /// `_codecs.encode(text, "latin1")`: how protocol 2 spells bytes.
@@ -210,7 +252,10 @@ impl Machine<'_> {
             _ => None,
         };
         match bytes {
-            Some(bytes) => self.add(Node::Bytes(bytes)),
+            Some(bytes) => {
+                self.graph.charge(bytes.len())?;
+                self.add(Node::Bytes(bytes))
+            }
             None => Err(self.error("_codecs.encode with something other than a latin1 text")),
         }
     }
@@ -220,6 +265,7 @@ impl Machine<'_> {
             None => self.add(Node::Bytes(Vec::new())),
             Some(Node::Bytes(bytes)) => {
                 let bytes = bytes.clone();
+                self.graph.charge(bytes.len())?;
                 self.add(Node::Bytes(bytes))
             }
             Some(Node::Str(_)) => self.codecs_encode(args),
@@ -233,38 +279,65 @@ impl Machine<'_> {
             && let (Node::NumpyDType(NumpyDType { dtype: Some(dtype), big_endian, .. }), Node::Bytes(data)) =
                 (self.graph.get(*dtype), self.graph.get(*data))
         {
+            let dtype = *dtype;
             let storage = Storage::owned(self.origin.record.clone(), data.clone(), *big_endian);
-            let view = TensorView::new(*dtype, vec![], vec![], 0, Arc::new(storage))?;
+            self.graph.charge(storage.len)?;
+            let view = TensorView::new(dtype, vec![], vec![], 0, Arc::new(storage))?;
             return self.add(Node::NumpyScalar(view));
         }
         self.object("numpy scalar".into(), args)
     }
 
     /// State of an array: (version, shape, dtype, Fortran order, bytes).
-    fn numpy_array(&self, state: NodeId) -> Result<Node> {
-        let parts = self.graph.as_seq(state).unwrap_or(&[]);
-        let [.., shape, dtype, fortran, data] = parts else {
+    fn numpy_array(&mut self, state: NodeId) -> Result<Node> {
+        let parts = self.graph.copy_seq(state)?.unwrap_or_default();
+        let [.., shape, dtype, fortran, data] = parts.as_slice() else {
             return Err(self.error("a NumPy array without shape, dtype and data"));
         };
-        let Some(shape) = self.graph.as_ints(*shape) else {
+        let fortran = matches!(self.graph.get(*fortran), Node::Bool(true));
+        self.array(*shape, *dtype, fortran, *data, &parts)
+    }
+
+    /// `_frombuffer(bytes, dtype, shape, order)`: how protocol 5 spells an array.
+    fn numpy_from_buffer(&mut self, args: Vec<NodeId>) -> Result<NodeId> {
+        let [data, dtype, shape, order] = args.as_slice() else {
+            return Err(self.error("numpy _frombuffer needs 4 arguments"));
+        };
+        let fortran = self.graph.as_str(*order) == Some("F");
+        let node = self.array(*shape, *dtype, fortran, *data, &args)?;
+        self.add(node)
+    }
+
+    /// An array of `shape` and `dtype` over `data`; opaque with `parts` where the element type is not known.
+    fn array(
+        &mut self,
+        shape: NodeId,
+        dtype: NodeId,
+        fortran: bool,
+        data: NodeId,
+        parts: &[NodeId],
+    ) -> Result<Node> {
+        let Some(shape) = self.graph.as_ints(shape) else {
             return Err(self.error("a NumPy array without a shape"));
         };
-        let Node::NumpyDType(numpy) = self.graph.get(*dtype) else {
+        let Node::NumpyDType(numpy) = self.graph.get(dtype) else {
             return Err(self.error("a NumPy array without a dtype"));
         };
-        let (Some(dtype), Node::Bytes(data)) = (numpy.dtype, self.graph.get(*data)) else {
+        let numpy = numpy.clone();
+        let (Some(dtype), Node::Bytes(data)) = (numpy.dtype, self.graph.get(data)) else {
             let class = format!("numpy.ndarray of {}", numpy.code);
             let object = super::graph::Object { class, args: parts.to_vec(), ..Default::default() };
             return Ok(Node::Object(Box::new(object)));
         };
-        let strides = match self.graph.get(*fortran) {
-            Node::Bool(true) => {
-                let reversed: Vec<i64> = shape.iter().rev().copied().collect();
-                contiguous_strides(&reversed).into_iter().rev().collect()
-            }
-            _ => contiguous_strides(&shape),
+        let data = data.clone();
+        self.graph.charge(data.len())?;
+        let strides = if fortran {
+            let reversed: Vec<i64> = shape.iter().rev().copied().collect();
+            contiguous_strides(&reversed).into_iter().rev().collect()
+        } else {
+            contiguous_strides(&shape)
         };
-        let storage = Storage::owned(self.origin.record.clone(), data.clone(), numpy.big_endian);
+        let storage = Storage::owned(self.origin.record.clone(), data, numpy.big_endian);
         let view =
             TensorView::new(dtype, shape, strides, 0, Arc::new(storage)).map_err(|error| match error {
                 Error::Tensor { problem, .. } => self.error(format!("NumPy array: {problem}")),
@@ -282,4 +355,13 @@ impl Machine<'_> {
             _ => None,
         }
     }
+}
+
+/// Bytes an element of storages that no tensor here can view; the legacy format needs them to find what follows.
+fn unsupported_element_size(class: &str) -> Option<usize> {
+    Some(match class.rsplit('.').next()? {
+        "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => 1,
+        "QInt32Storage" | "ComplexHalfStorage" => 4,
+        _ => return None,
+    })
 }

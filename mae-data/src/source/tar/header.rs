@@ -1,5 +1,7 @@
 //! The fields of a tar header and the records of a PAX header.
 
+use std::fmt::Write;
+
 use super::BLOCK;
 
 /// The sum of the header's bytes; very old writers summed them as signed.
@@ -71,10 +73,10 @@ pub(super) fn pax_record(bytes: &[u8]) -> Result<PaxRecord<'_>, String> {
 }
 
 pub(super) fn header_name(header: &[u8; BLOCK]) -> String {
-    let name = lossy(until_nul(&header[..100]));
+    let name = text(until_nul(&header[..100]));
     let prefix = until_nul(&header[345..500]);
     if &header[257..263] == b"ustar\0" && !prefix.is_empty() {
-        format!("{}/{name}", lossy(prefix))
+        format!("{}/{name}", text(prefix))
     } else {
         name
     }
@@ -84,6 +86,15 @@ pub(super) fn until_nul(field: &[u8]) -> &[u8] {
     &field[..field.iter().position(|&b| b == 0).unwrap_or(field.len())]
 }
 
-pub(super) fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// Text from bytes; those that are not UTF-8 are shown as `\xE9`, so that different names stay different.
+pub(in super::super) fn text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02X}");
+        }
+    }
+    text
 }

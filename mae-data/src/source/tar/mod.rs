@@ -7,7 +7,8 @@ mod header;
 
 use std::io::{self, BufRead, ErrorKind, Write};
 
-use header::{PaxRecord, check_sum, header_name, lossy, number, pax_record, until_nul};
+pub(super) use header::text;
+use header::{PaxRecord, check_sum, header_name, number, pax_record, until_nul};
 
 const BLOCK: usize = 512;
 /// Long names and PAX records beyond this size are refused.
@@ -16,7 +17,7 @@ const MAX_EXTENSION: u64 = 1 << 20;
 /// One member of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its name as written in the archive; bytes that are not UTF-8 are replaced by U+FFFD.
+    /// Its name as written in the archive; a byte that is not UTF-8 is shown as `\xE9`.
     pub name: String,
     /// What it is.
     pub kind: Kind,
@@ -35,7 +36,9 @@ pub enum Kind {
     Directory,
     /// A symbolic or hard link.
     Link,
-    /// A device, a pipe, a sparse file or a type this reader does not know.
+    /// A file with holes, stored without them.
+    Sparse,
+    /// A device, a pipe or a type this reader does not know.
     Other,
 }
 
@@ -59,6 +62,8 @@ pub enum Cause {
     Malformed(String),
     /// The compressed stream around the archive is damaged.
     Corrupt(String),
+    /// More than an archive of its size can reasonably hold.
+    Excess(String),
     /// Reading failed.
     Io(io::Error),
     /// Writing a payload elsewhere failed.
@@ -244,7 +249,7 @@ impl<R: BufRead> Walker<R> {
         let name = pending.name.or_else(|| self.global_path.clone()).unwrap_or_else(|| header_name(header));
         let has_payload = !matches!(kind, b'1'..=b'6');
         let kind = match kind {
-            b'0' | 0 | b'7' if pending.sparse => Kind::Other,
+            b'0' | 0 | b'7' if pending.sparse => Kind::Sparse,
             b'0' | 0 | b'7' if name.ends_with('/') => Kind::Directory,
             b'0' | 0 | b'7' => Kind::File,
             b'1' | b'2' => Kind::Link,
@@ -255,7 +260,7 @@ impl<R: BufRead> Walker<R> {
                 while more {
                     more = self.block(false)?.is_some_and(|block| block[504] != 0);
                 }
-                Kind::Other
+                Kind::Sparse
             }
             _ => Kind::Other,
         };
@@ -283,7 +288,7 @@ impl<R: BufRead> Walker<R> {
 
     fn apply_extension(&mut self, kind: u8, content: &[u8], pending: &mut Pending) -> Result<(), String> {
         match kind {
-            b'L' => pending.name = Some(lossy(until_nul(content))),
+            b'L' => pending.name = Some(text(until_nul(content))),
             b'K' => {}
             _ => {
                 let mut rest = content;
@@ -292,8 +297,8 @@ impl<R: BufRead> Walker<R> {
                     rest = record.rest;
                     let PaxRecord { key, value, .. } = record;
                     match (key, kind) {
-                        (b"path", b'x') => pending.name = Some(lossy(value)),
-                        (b"path", _) => self.global_path = Some(lossy(value)),
+                        (b"path", b'x') => pending.name = Some(text(value)),
+                        (b"path", _) => self.global_path = Some(text(value)),
                         (b"size", b'x') => {
                             let size = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
                             pending.size = Some(size.ok_or("a PAX size that is no number")?);
@@ -358,6 +363,11 @@ impl<R: BufRead> Walker<R> {
     /// The error of a payload that could not be written elsewhere.
     pub(crate) fn write_failed(&self, error: io::Error) -> TarError {
         self.failed(Cause::Write(error))
+    }
+
+    /// The error of an archive that holds too much.
+    pub(crate) fn excess(&self, detail: String) -> TarError {
+        self.failed(Cause::Excess(detail))
     }
 
     fn read_failed(&self, error: io::Error) -> TarError {

@@ -173,7 +173,7 @@ fn sparse_members_are_not_files() {
     old.extend_from_slice(&map);
     old.extend(header(|_| {}));
     let members = walk(&old).unwrap();
-    assert_eq!(members.iter().map(|m| m.kind).collect::<Vec<_>>(), [Kind::Other, Kind::File]);
+    assert_eq!(members.iter().map(|m| m.kind).collect::<Vec<_>>(), [Kind::Sparse, Kind::File]);
 }
 
 #[test]
