@@ -32,6 +32,30 @@ pub enum Error {
         /// What to do.
         help: String,
     },
+    /// Processes of one run that do not do the same.
+    #[error("{problem}\n  help: {help}")]
+    Ranks {
+        /// What differs, and between which ranks.
+        problem: String,
+        /// What to do.
+        help: String,
+        /// Whether it is the data; else it is the spec.
+        data: bool,
+    },
+    /// What ended a training in its loop.
+    #[error("{source}\n  at epoch {epoch}, batch {batch} of {batches}, after optimizer step {step}")]
+    InStep {
+        /// What happened.
+        source: Box<Error>,
+        /// The epoch, from 0.
+        epoch: u64,
+        /// The batch of the epoch, from 1.
+        batch: u64,
+        /// Batches of the epoch.
+        batches: u64,
+        /// Optimizer steps done.
+        step: u64,
+    },
     /// Models, checkpoints, libtorch.
     #[error(transparent)]
     Core(#[from] mae_core::Error),
@@ -59,6 +83,22 @@ pub enum Error {
         /// What to do.
         help: String,
     },
+    /// An exported model that does not give the checkpoint's numbers.
+    #[error("export.verify: {problem}\n  help: {help}")]
+    Verification {
+        /// How far apart the two are.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
+    /// A program that an action starts is missing or failed.
+    #[error("{problem}\n  help: {help}")]
+    Program {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
     /// A device that is asked for, or there, but cannot be used.
     #[error("{problem}\n  help: {help}")]
     Device {
@@ -78,25 +118,39 @@ impl Error {
     /// The documented exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::At { source, .. } => source.exit_code(),
+            Error::At { source, .. } | Error::InStep { source, .. } => source.exit_code(),
+            Error::Ranks { data, .. } => {
+                if *data {
+                    3
+                } else {
+                    1
+                }
+            }
+            // A worker has said what it is; its launcher ends as it did.
+            Error::Dist(mae_dist::DistError::Worker { code: Some(code @ 1..=4), .. }) => *code as u8,
+            Error::Dist(error) if error.is_variable() => 1,
             Error::Spec(_) | Error::File { .. } => 1,
             Error::Core(error) if is_setting(error) => 1,
             Error::Data(mae_data::Error::InvalidSetting { .. }) => 1,
             Error::Data(_) | Error::Classes { .. } | Error::Checkpoint(_) => 3,
-            Error::Core(_) | Error::Dist(_) | Error::Report(_) | Error::Save(_) | Error::Device { .. } => 2,
+            Error::Core(_) | Error::Dist(_) | Error::Report(_) | Error::Save(_) => 2,
+            Error::Device { .. } | Error::Verification { .. } | Error::Program { .. } => 2,
         }
     }
 
     /// How `status.json` calls it.
     pub fn failure(&self) -> Failure {
         match self {
-            Error::At { source, .. } => source.failure(),
+            Error::At { source, .. } | Error::InStep { source, .. } => source.failure(),
+            Error::Ranks { .. } => Failure::Parameter,
+            Error::Dist(error) if error.is_variable() => Failure::Parameter,
             Error::Spec(_) => Failure::Configuration,
             Error::File { .. } | Error::Classes { .. } | Error::Checkpoint(_) => Failure::Parameter,
             Error::Core(error) if is_setting(error) => Failure::Parameter,
             Error::Data(mae_data::Error::InvalidSetting { .. }) => Failure::Parameter,
             Error::Data(_) | Error::Report(_) | Error::Save(_) => Failure::FileSystem,
             Error::Core(_) | Error::Dist(_) | Error::Device { .. } => Failure::Runtime,
+            Error::Verification { .. } | Error::Program { .. } => Failure::Runtime,
         }
     }
 }
@@ -111,6 +165,7 @@ fn is_setting(error: &mae_core::Error) -> bool {
             | Core::MaskRatio { .. }
             | Core::Setting { .. }
             | Core::Onnx { .. }
+            | Core::OnnxFile { .. }
             | Core::Checkpoint(_)
     )
 }

@@ -16,6 +16,10 @@ const WRONG_DATA: u8 = 3;
 const INTERRUPTED: u8 = 4;
 
 fn main() -> ExitCode {
+    // A worker must not outlive the launcher that started it.
+    if !mae_dist::follow_launcher() {
+        return ExitCode::FAILURE;
+    }
     actions::prepare_device();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -52,7 +56,9 @@ fn run(request: Request) -> Result<u8, Error> {
             let plan = Plan::load(&spec, &overrides, action)?;
             let result = actions::execute(&plan);
             let passed = matches!(result, Ok(End::Done));
-            say(&format!("Execution status: {}", if passed { "PASS" } else { "FAIL" }));
+            if actions::speaks_for_all() {
+                say(&format!("Execution status: {}", if passed { "PASS" } else { "FAIL" }));
+            }
             result.map(|end| if end == End::Done { 0 } else { INTERRUPTED })
         }
         Request::Show { action, spec, overrides, resolve, package } => {

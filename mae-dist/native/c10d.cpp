@@ -13,6 +13,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/comm.hpp>
+#include <torch/csrc/distributed/c10d/logger.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -38,6 +40,9 @@ struct MaeProcessGroup {
 struct MaeWork {
   c10::intrusive_ptr<c10d::Work> work;
 };
+struct MaeReducer {
+  std::shared_ptr<c10d::Reducer> reducer;
+};
 
 namespace {
 
@@ -51,6 +56,13 @@ std::vector<at::Tensor> to_vector(at::Tensor* const* tensors, size_t count) {
   std::transform(tensors, tensors + count, std::back_inserter(vector), [](at::Tensor* t) { return *t; });
   return vector;
 }
+
+// The reducer warns once that no parameter is unused, which is why its buckets never change (see mae_dist_reducer_new),
+// and once when a gradient has the strides of another memory format, which costs a copy. Neither is for a user.
+struct Quiet : c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
+Quiet quiet;
 
 // Mirrored by `ReduceOp` in src/c10d/process_group.rs.
 c10d::ReduceOp to_reduce_op(int op) {
@@ -182,6 +194,18 @@ int mae_dist_process_group_gloo_new(MaeStore* store, int rank, int world_size, i
   });
 }
 
+// The function of native/nccl.cpp, which is in a library of its own.
+using AttachNccl = const char* (*)(c10d::ProcessGroup*, c10::intrusive_ptr<c10d::Store>*, int, int, int, int64_t);
+
+int mae_dist_process_group_attach_nccl(MaeProcessGroup* group, MaeStore* store, void* attach, int device,
+                                       int64_t timeout_ms) {
+  return mae_dist_guard([&] {
+    const char* error = reinterpret_cast<AttachNccl>(attach)(group->group.get(), &store->store, group->group->getRank(),
+                                                             group->group->getSize(), device, timeout_ms);
+    TORCH_CHECK(error == nullptr, error);
+  });
+}
+
 void mae_dist_process_group_free(MaeProcessGroup* group) {
   mae_dist_guard([&] { delete group; });
 }
@@ -234,6 +258,51 @@ int mae_dist_all_reduce(MaeProcessGroup* group, at::Tensor* tensor, int op, MaeW
 
 int mae_dist_all_gather_into_tensor(MaeProcessGroup* group, at::Tensor* output, at::Tensor* input, MaeWork** out) {
   return mae_dist_guard([&] { *out = new MaeWork{group->group->_allgather_base(*output, *input)}; });
+}
+
+// ---- Reducer
+
+// `find_unused_parameters` is on: the buckets then stay as they are made here. Without it the reducer wants to
+// make them anew after the first step, in the order in which gradients came; sums over three or more ranks would
+// then round differently in the first step after a resume than in the same step of an uninterrupted run.
+int mae_dist_reducer_new(MaeProcessGroup* group, at::Tensor* const* parameters, size_t count, size_t bucket_bytes,
+                         size_t first_bucket_bytes, MaeReducer** out) {
+  return mae_dist_guard([&] {
+    auto tensors = to_vector(parameters, count);
+    c10d::verify_params_across_processes(group->group, tensors, std::nullopt);
+    std::vector<bool> sparse(count, false);
+    auto assigned = c10d::compute_bucket_assignment_by_size(tensors, {first_bucket_bytes, bucket_bytes}, sparse);
+    // Gradients come in the reverse order of the forward pass.
+    auto& buckets = std::get<0>(assigned);
+    std::reverse(buckets.begin(), buckets.end());
+    auto reducer = std::make_shared<c10d::Reducer>(
+        tensors, buckets, group->group, sparse, static_cast<int64_t>(bucket_bytes), /*find_unused_parameters=*/true,
+        /*gradient_as_bucket_view=*/true, std::unordered_map<size_t, std::string>{},
+        static_cast<int64_t>(first_bucket_bytes), /*skip_all_reduce_unused_params=*/false,
+        /*use_python_reducer=*/false, std::vector<int64_t>{});
+    *out = new MaeReducer{std::move(reducer)};
+  });
+}
+
+// The next backward pass, which starts at `loss`, averages the gradients.
+int mae_dist_reducer_prepare(MaeReducer* reducer, at::Tensor* loss) {
+  return mae_dist_guard([&] {
+    c10::WarningUtils::WarningHandlerGuard guard(&quiet);
+    reducer->reducer->prepare_for_forward();
+    reducer->reducer->prepare_for_backward({*loss});
+  });
+}
+
+// Like at::Tensor::backward, with the class of the exception kept.
+int mae_dist_backward(at::Tensor* loss) {
+  return mae_dist_guard([&] {
+    c10::WarningUtils::WarningHandlerGuard guard(&quiet);
+    loss->backward();
+  });
+}
+
+void mae_dist_reducer_free(MaeReducer* reducer) {
+  mae_dist_guard([&] { delete reducer; });
 }
 
 // ---- Work

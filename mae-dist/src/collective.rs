@@ -1,7 +1,7 @@
 //! `mae-core`'s [`Collective`] on a gloo group.
 //!
-//! [`GlooCollective`] meets the other workers, averages gradients in buckets, and says after a failure
-//! which ranks are missing.
+//! [`GlooCollective`] meets the other workers, averages gradients while they are computed, and says after a
+//! failure which ranks are missing.
 #![forbid(unsafe_code)]
 
 mod bucket;
@@ -9,13 +9,13 @@ mod diagnosis;
 
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hasher};
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
 use mae_core::engine::{Collective, CollectiveError};
 use tch::{Device, Kind, Tensor};
 
-use crate::c10d::{GlooOptions, ProcessGroup, ReduceOp, Store, StoreRole, TcpStoreOptions};
+use crate::c10d::{GlooOptions, Nccl, ProcessGroup, ReduceOp, Reducer, Store, StoreRole, TcpStoreOptions};
 use crate::env::Worker;
 use crate::error::{DistError, Failure};
 use bucket::Buckets;
@@ -32,6 +32,8 @@ pub struct GlooCollectiveOptions {
     pub report_timeout: Duration,
     /// Bytes that are averaged in one operation.
     pub bucket_bytes: usize,
+    /// The CUDA device of this process, whose tensors NCCL then serves.
+    pub cuda: Option<usize>,
 }
 
 impl Default for GlooCollectiveOptions {
@@ -42,6 +44,7 @@ impl Default for GlooCollectiveOptions {
             timeout: Duration::from_secs(300),
             report_timeout: Duration::from_secs(3),
             bucket_bytes: 25 << 20,
+            cuda: None,
         }
     }
 }
@@ -56,13 +59,19 @@ pub struct GlooCollective {
     state: RefCell<State>,
     buckets: RefCell<Buckets>,
     members: Members,
+    /// Where tensors may be, besides main memory.
+    device: Device,
     rank: usize,
     world_size: usize,
 }
 
 #[derive(Debug)]
 enum State {
-    Open(ProcessGroup),
+    Open {
+        /// Made by the first backward pass. In front of the group, so that it is dropped first.
+        reducer: Option<Reducer>,
+        group: ProcessGroup,
+    },
     Failed(String),
 }
 
@@ -88,22 +97,39 @@ impl GlooCollective {
     /// Forms the group over a store that the workers have joined already.
     fn join(store: Store, worker: &Worker, options: &GlooCollectiveOptions) -> Result<Self, DistError> {
         let members = Members::register(&store, worker, options.report_timeout)?;
+        // After a restart of the group, the addresses of its last life are still in the store.
+        let attempt = match worker.restart_count {
+            0 => None,
+            count => Some(store.prefix(&format!("attempt/{count}"))?),
+        };
         let group = ProcessGroup::gloo(
-            &store,
+            attempt.as_ref().unwrap_or(&store),
             &GlooOptions {
                 rank: worker.rank,
                 world_size: worker.world_size,
                 timeout: options.rendezvous_timeout,
                 interfaces: worker.interfaces.clone(),
-                address: is_loopback(&worker.master_addr).then(|| worker.master_addr.clone()),
+                address: address_towards(&worker.master_addr, worker.master_port)
+                    .filter(|address| !worker.has_other_nodes() || !address.is_loopback())
+                    .map(|address| address.to_string()),
                 threads: 2,
             },
         )?;
+        if let Some(device) = options.cuda {
+            let nccl = Nccl::load().map_err(|reason| DistError::Nccl { reason })?;
+            group.attach_nccl(
+                &nccl,
+                attempt.as_ref().unwrap_or(&store),
+                device,
+                options.rendezvous_timeout,
+            )?;
+        }
         group.barrier()?;
         group.set_timeout(options.timeout)?;
         Ok(Self {
-            state: RefCell::new(State::Open(group)),
+            state: RefCell::new(State::Open { reducer: None, group }),
             buckets: RefCell::new(Buckets::new(options.bucket_bytes)),
+            device: options.cuda.map_or(Device::Cpu, Device::Cuda),
             members,
             rank: worker.rank,
             world_size: worker.world_size,
@@ -127,21 +153,36 @@ impl GlooCollective {
         self.run("monitored_barrier", |group| group.monitored_barrier(timeout))
     }
 
+    /// Whether this rank is the one to report a failure of the group: rank 0 or, when that did not report to the
+    /// store, the lowest one that did. `false` before a failure.
+    #[must_use]
+    pub fn speaks_for_the_run(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Failed(_)) && self.members.speaks_for_the_run()
+    }
+
     /// Runs an operation on the open group, and closes the group if it fails.
     fn run<R>(
         &self,
         operation: &'static str,
         run: impl FnOnce(&ProcessGroup) -> Result<R, DistError>,
     ) -> Result<R, CollectiveError> {
+        self.run_with_reducer(operation, |group, _| run(group))
+    }
+
+    fn run_with_reducer<R>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&ProcessGroup, &mut Option<Reducer>) -> Result<R, DistError>,
+    ) -> Result<R, CollectiveError> {
         let mut state = self.state.borrow_mut();
-        let group = match &*state {
-            State::Open(group) => group,
+        let (group, reducer) = match &mut *state {
+            State::Open { group, reducer } => (&*group, reducer),
             State::Failed(first) => {
                 let reason = format!("the group was closed when an earlier operation failed ({first})");
                 return Err(CollectiveError { operation, rank: self.rank, reason });
             }
         };
-        run(group).map_err(|error| {
+        run(group, reducer).map_err(|error| {
             let (what, remedy) = explain(error);
             // Dropping the group closes its connections: ranks that wait for this one fail now.
             *state = State::Failed(format!("{operation}: {what}"));
@@ -150,7 +191,11 @@ impl GlooCollective {
         })
     }
 
-    /// Refuses tensors that gloo cannot take, before anything is sent.
+    fn reaches(&self, device: Device) -> bool {
+        device == Device::Cpu || device == self.device
+    }
+
+    /// Refuses tensors that the backends cannot take, before anything is sent.
     fn check_tensors(
         &self,
         operation: &'static str,
@@ -159,7 +204,7 @@ impl GlooCollective {
         takes: impl Fn(Kind) -> bool,
     ) -> Result<(), CollectiveError> {
         let wrong =
-            |tensor: &Tensor| !tensor.defined() || tensor.device() != Device::Cpu || !takes(tensor.kind());
+            |tensor: &Tensor| !tensor.defined() || !self.reaches(tensor.device()) || !takes(tensor.kind());
         match tensors.iter().position(wrong) {
             None => Ok(()),
             Some(index) => {
@@ -206,10 +251,35 @@ impl Collective for GlooCollective {
         self.world_size
     }
 
+    fn backward(&self, loss: &Tensor, parameters: &mut [Tensor]) -> mae_core::Result<()> {
+        self.run_with_reducer("all_reduce", |group, reducer| {
+            let reducer = match reducer {
+                Some(reducer) => reducer,
+                None => reducer.insert(Reducer::new(group, parameters, self.buckets.borrow().bytes())?),
+            };
+            if reducer.parameters() != parameters.len() {
+                let (watched, given) = (reducer.parameters(), parameters.len());
+                return Err(DistError::Tensor {
+                    operation: "backward",
+                    index: watched.min(given),
+                    expected: "the parameters of the first backward pass",
+                    found: format!("{given} parameters instead of {watched}"),
+                });
+            }
+            reducer.backward(loss)
+        })?;
+        Ok(())
+    }
+
     fn average(&self, tensors: &mut [Tensor]) -> Result<(), CollectiveError> {
         const OPERATION: &str = "all_reduce";
         let floating = |kind| matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
-        self.check_tensors(OPERATION, tensors, "a floating tensor in main memory", floating)?;
+        self.check_tensors(
+            OPERATION,
+            tensors,
+            "a floating tensor in main memory or on this rank's device",
+            floating,
+        )?;
         self.run(OPERATION, |group| self.buckets.borrow_mut().average(group, tensors))
     }
 
@@ -228,7 +298,7 @@ impl Collective for GlooCollective {
 
     fn broadcast(&self, tensors: &mut [Tensor]) -> Result<(), CollectiveError> {
         const OPERATION: &str = "broadcast";
-        self.check_tensors(OPERATION, tensors, "a tensor in main memory", |_| true)?;
+        self.check_tensors(OPERATION, tensors, "a tensor in main memory or on this rank's device", |_| true)?;
         self.check_alike(OPERATION, tensors)?;
         let bytes = self.buckets.borrow().bytes();
         self.run(OPERATION, |group| group.broadcast_coalesced(tensors, bytes, 0))
@@ -281,12 +351,27 @@ fn describe(tensor: &Tensor) -> String {
     format!("{:?} {:?} on {:?}", tensor.kind(), tensor.size(), tensor.device())
 }
 
-/// Whether all processes must be on this machine, since that is where they meet.
-fn is_loopback(host: &str) -> bool {
-    match host.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => (host, 0)
-            .to_socket_addrs()
-            .is_ok_and(|mut found| found.len() > 0 && found.all(|address| address.ip().is_loopback())),
+/// The address of this machine that the others can reach: the one that a packet to the first node would leave from.
+/// A machine's own name often resolves to loopback, which only its own processes reach. Nothing is sent.
+fn address_towards(host: &str, port: u16) -> Option<IpAddr> {
+    (host, port).to_socket_addrs().ok()?.find_map(|target| {
+        let any: IpAddr = match target.ip() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(target).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_that_of_the_way_to_the_first_node() {
+        assert_eq!(address_towards("127.0.0.1", 29500), Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(address_towards("no-such-host.invalid", 29500), None);
     }
 }

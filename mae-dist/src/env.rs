@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{TcpListener, ToSocketAddrs};
 
 use crate::error::DistError;
@@ -28,6 +29,40 @@ pub enum Role {
     Worker(Worker),
     /// The one process of its node, to start and supervise the node's workers.
     NodeLauncher(NodeLauncher),
+}
+
+/// What was found, for a person: which variable decided, and what follows.
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alone => f.write_str(
+                "neither LOCAL_RANK nor WORLD_SIZE is set: this process starts as many as the spec asks for",
+            ),
+            Self::Worker(worker) => {
+                let store = if worker.agent_store { "its launcher serves" } else { "rank 0 serves" };
+                write!(
+                    f,
+                    "LOCAL_RANK is set: a worker, rank {} of {}, {} on this machine; they meet at {}:{}, which {store}",
+                    worker.rank, worker.world_size, worker.local_rank, worker.master_addr, worker.master_port
+                )
+            }
+            Self::NodeLauncher(node) => {
+                write!(
+                    f,
+                    "WORLD_SIZE is set and LOCAL_RANK is not: node {} of {}",
+                    node.node_rank, node.nodes
+                )?;
+                match node.gpus_per_node {
+                    Some(workers) => write!(f, ", which starts {workers} processes")?,
+                    None => f.write_str(", which starts a process for each device")?,
+                }
+                match &node.master {
+                    Some((address, port)) => write!(f, "; they meet at {address}:{port}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
 }
 
 /// A worker's place in the run, and where it meets the others.
@@ -107,7 +142,7 @@ impl Environment {
             let (launcher, warnings) = NodeLauncher::resolve(variables, visible_gpus)?;
             return Ok(Self { role: Role::NodeLauncher(launcher), warnings });
         }
-        let warnings = ["NODE_RANK", "NUM_GPU_PER_NODE", "RANK"]
+        let mut warnings: Vec<String> = ["NODE_RANK", "NUM_GPU_PER_NODE", "RANK"]
             .into_iter()
             .filter(|name| get(variables, name).is_some())
             .map(|name| {
@@ -117,11 +152,27 @@ impl Environment {
                 )
             })
             .collect();
+        // Their tasks would all write into one results folder.
+        for name in ["SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"] {
+            if let Some(tasks) = get(variables, name).filter(|tasks| *tasks != "1") {
+                warnings.push(format!(
+                    "{name} is {tasks}, but neither LOCAL_RANK nor WORLD_SIZE is set: each task runs alone; start one \
+                     mae on each machine with WORLD_SIZE, NODE_RANK, MASTER_ADDR and MASTER_PORT set, as \
+                     specs/launch/slurm.sbatch does"
+                ));
+            }
+        }
         Ok(Self { role: Role::Alone, warnings })
     }
 }
 
 impl Worker {
+    /// Whether the run has workers on other machines, as far as the launcher says.
+    #[must_use]
+    pub fn has_other_nodes(&self) -> bool {
+        self.local_world_size.is_some_and(|local| local < self.world_size)
+    }
+
     fn resolve(variables: &Variables) -> Result<Self, DistError> {
         const NEEDED: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"];
         let missing: Vec<_> = NEEDED.into_iter().filter(|name| get(variables, name).is_none()).collect();

@@ -108,6 +108,15 @@ pub enum DistError {
         /// The last line it wrote to standard error, if any.
         last_line: String,
     },
+    /// The library for several CUDA devices cannot be loaded.
+    #[error(
+        "several processes on CUDA devices need libmae_nccl.so, which cannot be loaded: {reason}; build mae where the \
+         headers of CUDA and NCCL are (docs/distributed.md), or set device=cpu"
+    )]
+    Nccl {
+        /// What the loader said of each place.
+        reason: String,
+    },
     /// A tensor that the operation cannot take.
     #[error("{operation}: tensor {index}: expected {expected}, found {found}")]
     Tensor {
@@ -120,6 +129,20 @@ pub enum DistError {
         /// What was given.
         found: String,
     },
+}
+
+impl DistError {
+    /// Whether environment variables are at fault: nothing was started.
+    #[must_use]
+    pub fn is_variable(&self) -> bool {
+        matches!(
+            self,
+            Self::Variable { .. }
+                | Self::MissingVariables { .. }
+                | Self::MasterAddress { .. }
+                | Self::MasterPort { .. }
+        )
+    }
 }
 
 /// The process that an error comes from.

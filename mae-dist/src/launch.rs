@@ -48,8 +48,17 @@ pub struct LocalLauncher {
     pub master: Option<(String, u16)>,
     /// How long the others may go on after one has failed, to say why they fail too.
     pub report_timeout: Duration,
-    /// How long a worker may take to end after it was asked to (SIGTERM) before it is killed.
+    /// How long a worker may take to end after it was asked to (SIGTERM) because another failed, before it is killed.
     pub grace: Duration,
+    /// The same when the user asks: the workers then finish their step and save.
+    pub stop_grace: Duration,
+    /// How often the workers are started again after one failed.
+    pub max_restarts: usize,
+    /// Exit codes of workers that would only fail again.
+    pub final_codes: Vec<i32>,
+    /// Whether the standard error of this node's first worker is that of the launcher, instead of being passed on
+    /// line by line: on a terminal it can then draw a progress bar.
+    pub first_draws: bool,
 }
 
 /// How a node's workers ended, if none failed.
@@ -100,7 +109,11 @@ impl LocalLauncher {
             nodes: 1,
             master: None,
             report_timeout: Duration::from_secs(5),
-            grace: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
+            stop_grace: Duration::from_secs(600),
+            max_restarts: 0,
+            final_codes: Vec::new(),
+            first_draws: false,
         }
     }
 
@@ -108,14 +121,73 @@ impl LocalLauncher {
     /// every line they write to `output`. Once `stop` is set, asks them to stop.
     ///
     /// When one fails, the others get `report_timeout` to end by themselves; what is left then, and
-    /// what is left when this function returns or panics, is ended by force.
+    /// what is left when this function returns or panics, is ended by force. Up to `max_restarts` times, all are then
+    /// started again, which `restarting` is told with the failure; with several nodes, each launcher restarts its own.
     ///
     /// # Errors
     /// [`DistError::Store`], [`DistError::Spawn`], or [`DistError::Worker`] for the worker that failed
     /// first.
-    pub fn run(&self, stop: &AtomicBool, mut output: impl FnMut(&Line)) -> Result<Ended, DistError> {
-        let (_store, address, port) = self.serve_store()?;
-        let mut workers = Workers::spawn(self, &address, port)?;
+    pub fn run(
+        &self,
+        stop: &AtomicBool,
+        mut output: impl FnMut(&Line),
+        mut restarting: impl FnMut(&DistError),
+    ) -> Result<Ended, DistError> {
+        let meeting = self.serve_store()?;
+        let mut attempt = 0;
+        for left in (0..=self.max_restarts).rev() {
+            match self.attempt(&meeting, attempt, stop, &mut output) {
+                Err(error) if left > 0 && self.may_restart(&error) && !stop.load(Ordering::Relaxed) => {
+                    attempt = self.next_attempt(&meeting, attempt)?;
+                    restarting(&error);
+                }
+                end => return end,
+            }
+        }
+        Ok(Ended::Stopped)
+    }
+
+    fn may_restart(&self, error: &DistError) -> bool {
+        match error {
+            DistError::Worker { code, .. } => code.is_none_or(|code| !self.final_codes.contains(&code)),
+            _ => false,
+        }
+    }
+
+    /// The number of the next attempt, on which all nodes agree even if one has lost count.
+    fn next_attempt(&self, meeting: &Meeting, attempt: usize) -> Result<usize, DistError> {
+        const KEY: &str = "launch/attempt";
+        let next = attempt + 1;
+        if self.nodes == 1 {
+            return Ok(next);
+        }
+        let client;
+        let store = match &meeting.store {
+            Some(store) => store,
+            None => {
+                client = Store::tcp(&TcpStoreOptions {
+                    role: StoreRole::Client,
+                    ..store_options(&meeting.address, meeting.port)
+                })?;
+                &client
+            }
+        };
+        let others = if store.contains(KEY)? { store.get(KEY)? } else { Vec::new() };
+        let others = String::from_utf8_lossy(&others).parse().unwrap_or(0);
+        let next = next.max(others);
+        store.set(KEY, next.to_string().as_bytes())?;
+        Ok(next)
+    }
+
+    fn attempt(
+        &self,
+        meeting: &Meeting,
+        attempt: usize,
+        stop: &AtomicBool,
+        mut output: impl FnMut(&Line),
+    ) -> Result<Ended, DistError> {
+        let mut workers = Workers::spawn(self, &meeting.address, meeting.port, attempt)?;
+        let mut stopping = false;
         let mut failed = None;
         // Set once the workers are to end; what still runs then is asked to, and later made to.
         let mut deadline: Option<Instant> = None;
@@ -140,6 +212,7 @@ impl LocalLauncher {
                     failed = failure;
                     deadline = Some(Instant::now() + self.report_timeout);
                 } else if stop.load(Ordering::Relaxed) {
+                    stopping = true;
                     deadline = Some(Instant::now());
                 }
             }
@@ -151,7 +224,7 @@ impl LocalLauncher {
             {
                 workers.signal(if asked { Signal::KILL } else { Signal::TERM });
                 asked = true;
-                *time = Instant::now() + self.grace;
+                *time = Instant::now() + if stopping { self.stop_grace } else { self.grace };
             }
         }
         workers.drain(&mut output);
@@ -163,39 +236,56 @@ impl LocalLauncher {
     }
 
     /// Node 0's launcher serves the store that all workers join.
-    fn serve_store(&self) -> Result<(Option<Store>, String, u16), DistError> {
-        let mut options = TcpStoreOptions {
-            host: Ipv4Addr::LOCALHOST.to_string(),
-            port: 0,
-            role: StoreRole::Server,
-            world_size: None,
-            wait_for_workers: false,
-            timeout: Duration::from_secs(60),
-            rank: None,
-        };
+    fn serve_store(&self) -> Result<Meeting, DistError> {
         match &self.master {
             Some((address, port)) => {
-                options.host.clone_from(address);
-                options.port = *port;
-                let store = if self.node_rank == 0 { Some(Store::tcp(&options)?) } else { None };
-                Ok((store, address.clone(), *port))
+                let serves = self.node_rank == 0;
+                let store = serves.then(|| Store::tcp(&store_options(address, *port))).transpose()?;
+                Ok(Meeting { store, address: address.clone(), port: *port })
             }
             None => {
                 // Bound here, so that nobody outside of this machine can reach it.
+                let address = Ipv4Addr::LOCALHOST.to_string();
                 let listener =
                     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| DistError::Store {
                         operation: "TCPStore",
-                        address: "127.0.0.1".into(),
+                        address: address.clone(),
                         origin: Origin { rank: None, host: crate::host_name() },
                         failure: Failure::Rendezvous,
                         reason: error.to_string(),
                     })?;
-                let store = Store::serve(listener, &options)?;
+                let store = Store::serve(listener, &store_options(&address, 0))?;
                 let port = store.port()?;
-                Ok((Some(store), options.host, port))
+                Ok(Meeting { store: Some(store), address, port })
             }
         }
     }
+}
+
+/// Where the workers meet, for as long as the launcher lives.
+struct Meeting {
+    /// On node 0, which serves it.
+    store: Option<Store>,
+    address: String,
+    port: u16,
+}
+
+fn store_options(host: &str, port: u16) -> TcpStoreOptions {
+    TcpStoreOptions {
+        host: host.to_owned(),
+        port,
+        role: StoreRole::Server,
+        world_size: None,
+        wait_for_workers: false,
+        timeout: Duration::from_secs(60),
+        rank: None,
+    }
+}
+
+/// Whether a launcher of ours started this process.
+#[must_use]
+pub fn has_launcher() -> bool {
+    std::env::var_os(LAUNCHER_PID).is_some()
 }
 
 /// To be called first thing in a worker: from then on, the kernel kills this process when the launcher

@@ -19,6 +19,7 @@ fn main_options() -> GlooCollectiveOptions {
         report_timeout: Duration::from_secs(2),
         // Small, so that a few tensors need several buckets.
         bucket_bytes: 4096,
+        cuda: None,
     }
 }
 

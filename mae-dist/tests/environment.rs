@@ -36,6 +36,8 @@ fn without_variables_a_process_is_alone() {
     }
     let warned = resolve(&[("NODE_RANK", "1")]).unwrap();
     assert_eq!((warned.role, warned.warnings.len()), (Role::Alone, 1));
+    let warned = resolve(&[("SLURM_NTASKS", "4"), ("OMPI_COMM_WORLD_SIZE", "1")]).unwrap();
+    assert_eq!((warned.role, warned.warnings.len()), (Role::Alone, 1));
 }
 
 #[test]
@@ -170,6 +172,25 @@ fn upstream_cases() {
             (found, expected) => panic!("{id}: expected {expected:?}, found {found:?}"),
         }
     }
+}
+
+#[test]
+fn a_role_says_which_variable_decided() {
+    let said = |pairs: &[(&str, &str)]| resolve(pairs).unwrap().role.to_string();
+    assert_eq!(
+        said(&[]),
+        "neither LOCAL_RANK nor WORLD_SIZE is set: this process starts as many as the spec asks for"
+    );
+    assert_eq!(
+        said(&WORKER),
+        "LOCAL_RANK is set: a worker, rank 5 of 8, 1 on this machine; they meet at node-0:29500, which rank 0 serves"
+    );
+    let node = [("WORLD_SIZE", "2"), ("NODE_RANK", "1"), ("MASTER_ADDR", "node-0"), ("MASTER_PORT", "29500")];
+    assert_eq!(
+        said(&node),
+        "WORLD_SIZE is set and LOCAL_RANK is not: node 1 of 2, which starts a process for each device; they meet at \
+         node-0:29500"
+    );
 }
 
 proptest! {

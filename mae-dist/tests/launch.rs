@@ -50,6 +50,20 @@ fn worker_main() {
             );
             eprintln!("end without a newline");
         }
+        // The group of the second life is a new one, over the same store.
+        "restart" => {
+            tch::set_num_threads(1);
+            let group = GlooCollective::connect(&worker, &GlooCollectiveOptions::default()).unwrap();
+            if worker.restart_count == 0 && worker.rank == 1 {
+                eprintln!("error: no luck\n  help: try again");
+                std::process::exit(2);
+            }
+            let mut values = [1.0];
+            match group.sum(&mut values) {
+                Ok(()) => println!("\nsum {} in life {}", values[0], worker.restart_count),
+                Err(_) => std::process::exit(2),
+            }
+        }
         "fail" if worker.rank == 1 => {
             eprintln!("no space left on device");
             std::process::exit(3);
@@ -65,7 +79,8 @@ fn worker_main() {
         }
         // A launcher of its own, to be killed.
         "nested" => {
-            let _ = launcher("hang", 2).run(&AtomicBool::new(false), |line| println!("{}", line.text));
+            let lines = |line: &Line| println!("{}", line.text);
+            let _ = launcher("hang", 2).run(&AtomicBool::new(false), lines, |_| {});
         }
         case => panic!("no such case: {case:?}"),
     }
@@ -98,7 +113,8 @@ fn is_running(pid: Pid) -> bool {
 #[test]
 fn workers_meet_and_their_output_is_passed_on() {
     let mut lines = Vec::new();
-    let ended = launcher("sum", 3).run(&AtomicBool::new(false), |line| lines.push(line.clone())).unwrap();
+    let ended =
+        launcher("sum", 3).run(&AtomicBool::new(false), |line| lines.push(line.clone()), |_| {}).unwrap();
     assert_eq!(ended, Ended::Done);
     for rank in 0..3 {
         let said = |stream, text: &str| {
@@ -114,8 +130,9 @@ fn workers_meet_and_their_output_is_passed_on() {
 #[test]
 fn the_first_failure_ends_all_workers() {
     let mut lines = Vec::new();
-    let error =
-        launcher("fail", 3).run(&AtomicBool::new(false), |line| lines.push(line.clone())).unwrap_err();
+    let error = launcher("fail", 3)
+        .run(&AtomicBool::new(false), |line| lines.push(line.clone()), |_| {})
+        .unwrap_err();
     assert!(
         matches!(&error, DistError::Worker { rank: 1, code: Some(3), last_line, .. }
             if last_line == "no space left on device"),
@@ -125,10 +142,42 @@ fn the_first_failure_ends_all_workers() {
 }
 
 #[test]
+fn a_group_that_failed_is_started_again() {
+    let mut launcher = launcher("restart", 2);
+    launcher.max_restarts = 2;
+    launcher.final_codes = vec![1, 3];
+    launcher.report_timeout = Duration::from_secs(10);
+    let (mut lines, mut failures) = (Vec::new(), Vec::new());
+    let ended = launcher.run(
+        &AtomicBool::new(false),
+        |line| lines.push(line.clone()),
+        |error| failures.push(error.to_string()),
+    );
+    assert_eq!(ended.unwrap(), Ended::Done);
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    // Either of the two can be seen first.
+    assert!(failures[0].contains("exited with code 2"), "{failures:?}");
+    let sums = lines.iter().filter(|line| line.text == "sum 2 in life 1").count();
+    assert_eq!(sums, 2, "{lines:?}");
+}
+
+#[test]
+fn some_failures_are_final() {
+    let mut launcher = launcher("fail", 2);
+    launcher.max_restarts = 3;
+    launcher.final_codes = vec![3];
+    let mut restarts = 0;
+    let error = launcher.run(&AtomicBool::new(false), |_| {}, |_| restarts += 1).unwrap_err();
+    assert!(matches!(&error, DistError::Worker { code: Some(3), .. }), "{error}");
+    assert_eq!(restarts, 0);
+}
+
+#[test]
 fn a_killed_worker_is_named() {
     let mut lines = Vec::new();
-    let error =
-        launcher("kill", 2).run(&AtomicBool::new(false), |line| lines.push(line.clone())).unwrap_err();
+    let error = launcher("kill", 2)
+        .run(&AtomicBool::new(false), |line| lines.push(line.clone()), |_| {})
+        .unwrap_err();
     assert!(matches!(&error, DistError::Worker { rank: 0, code: None, .. }), "{error}");
     assert!(error.to_string().contains("was killed by signal 9 (SIGKILL"), "{error}");
     assert_gone(&pids(&lines));
@@ -139,10 +188,14 @@ fn workers_stop_when_asked() {
     let stop = AtomicBool::new(false);
     let mut lines = Vec::new();
     let ended = launcher("hang", 2)
-        .run(&stop, |line| {
-            lines.push(line.clone());
-            stop.store(pids(&lines).len() == 4, Ordering::Relaxed);
-        })
+        .run(
+            &stop,
+            |line| {
+                lines.push(line.clone());
+                stop.store(pids(&lines).len() == 4, Ordering::Relaxed);
+            },
+            |_| {},
+        )
         .unwrap();
     assert_eq!((ended, pids(&lines).len()), (Ended::Stopped, 4));
     assert_gone(&pids(&lines));
@@ -156,14 +209,18 @@ fn no_worker_outlives_its_launcher() {
     let mut lines = Vec::new();
     let mut launcher_pid = None;
     let error = outer
-        .run(&AtomicBool::new(false), |line| {
-            lines.push(line.clone());
-            let found = pids(&lines);
-            if found.len() == 4 && launcher_pid.is_none() {
-                launcher_pid = parent(found[0]);
-                kill_process(launcher_pid.unwrap(), Signal::KILL).unwrap();
-            }
-        })
+        .run(
+            &AtomicBool::new(false),
+            |line| {
+                lines.push(line.clone());
+                let found = pids(&lines);
+                if found.len() == 4 && launcher_pid.is_none() {
+                    launcher_pid = parent(found[0]);
+                    kill_process(launcher_pid.unwrap(), Signal::KILL).unwrap();
+                }
+            },
+            |_| {},
+        )
         .unwrap_err();
     assert!(matches!(error, DistError::Worker { rank: 0, code: None, .. }), "{error}");
     // The workers, not what they started: that is what SIGTERM and their own groups are for.
@@ -182,7 +239,7 @@ fn parent(pid: Pid) -> Option<Pid> {
 #[test]
 fn a_program_that_is_not_there_is_an_error() {
     let error = LocalLauncher::new("/no/such/program".into(), Vec::new(), 2)
-        .run(&AtomicBool::new(false), |_| {})
+        .run(&AtomicBool::new(false), |_| {}, |_| {})
         .unwrap_err();
     assert!(
         matches!(&error, DistError::Spawn { rank: 0, program, .. } if program == "/no/such/program"),

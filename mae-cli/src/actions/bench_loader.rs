@@ -57,7 +57,7 @@ pub fn bench_loader(plan: &Plan, limits: &BenchLimits) -> Result<String> {
     let source = &plan.dataset.train_data_sources;
     let dataset = data::open(plan, "dataset.train_data_sources", source, layout, &progress)?;
     let open = start.elapsed();
-    let device = device::choose(plan, &progress)?;
+    let device = device::choose(plan, 0, &progress)?;
     let loader = data::shuffled(plan, dataset, device, &SingleProcess)?;
     let measured = measure(plan, &loader, limits, open, || interrupt.is_asked())?;
     Ok(if limits.json { to_json(&measured) } else { measured.to_text() })
@@ -91,6 +91,7 @@ fn measure(
                     batches += 1;
                 }
             }
+            loader.recycle(batch.images);
             std::thread::sleep(Duration::from_secs_f64(limits.step_ms.clamp(0.0, 1e6) / 1e3));
             let elapsed = first.as_ref().map_or(0.0, |(start, ..)| start.elapsed().as_secs_f64());
             let enough = limits.batches.is_some_and(|limit| batches >= limit);

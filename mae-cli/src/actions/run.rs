@@ -2,19 +2,24 @@
 
 use std::fs;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mae_core::engine::{Collective, SingleProcess};
+use mae_core::engine::{Collective, CollectiveError, SingleProcess};
+use mae_dist::fault::with_faults;
 use mae_dist::{Environment, GlooCollective, GlooCollectiveOptions, Role};
 use tch::Device;
 
 use super::signals::Interrupt;
-use super::{End, device};
+use super::{End, agreement, device};
 use crate::error::{Error, Result};
 use crate::report;
 use crate::report::progress::Progress;
 use crate::report::status::StatusFile;
+use crate::spec::schema::DistributedStrategy;
 use crate::spec::{Action, Plan};
+
+/// The group of a run of several processes.
+type Group = Option<Rc<GlooCollective>>;
 
 /// An action under way.
 pub struct Run {
@@ -25,6 +30,8 @@ pub struct Run {
     /// Where tensors live.
     pub device: Device,
     collective: Rc<dyn Collective>,
+    /// The same, where there are several processes.
+    group: Group,
     interrupt: Interrupt,
     /// When `train.max_time` is over.
     deadline: Option<Instant>,
@@ -36,12 +43,10 @@ impl Run {
     ///
     /// # Errors
     /// When the folder cannot be written, or a device or process is missing.
-    pub fn start(plan: &Plan) -> Result<Self> {
-        let watched = Interrupt::watch();
-        let interrupt = watched.map_err(unwatched)?;
+    pub fn start(plan: &Plan, environment: &Environment) -> Result<Self> {
+        let interrupt = Interrupt::watch_or_say_why()?;
         let limit = if plan.action() == Action::Train { plan.max_time() } else { None };
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let environment = Environment::resolve(&Environment::variables(), None)?;
         let first = match &environment.role {
             Role::Worker(worker) => worker.rank == 0,
             Role::Alone | Role::NodeLauncher(_) => true,
@@ -63,8 +68,13 @@ impl Run {
         for note in plan.notes().iter().cloned().chain(plan.differences_from_tao()) {
             progress.say(&format!("note: {note}"));
         }
-        match Self::connect(plan, &environment, &progress) {
-            Ok((device, collective)) => Ok(Run { progress, status, device, collective, interrupt, deadline }),
+        for warning in &environment.warnings {
+            progress.say(&format!("note: {warning}"));
+        }
+        match Self::connect(plan, environment, &progress) {
+            Ok((device, collective, group)) => {
+                Ok(Run { progress, status, device, collective, group, interrupt, deadline })
+            }
             Err(error) => {
                 status.fail(error.failure(), &error.to_string())?;
                 Err(error)
@@ -97,11 +107,29 @@ impl Run {
         self.collective.rank() == 0
     }
 
+    /// Gives the other processes this long for each operation from now on.
+    ///
+    /// # Errors
+    /// When the group has failed.
+    pub fn set_timeout(&self, seconds: usize) -> Result<(), CollectiveError> {
+        match &self.group {
+            Some(group) => group.set_timeout(Duration::from_secs(seconds as u64)),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the last line of `status.json`.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn finish(self, result: &Result<End>) -> Result<()> {
+    pub fn finish(mut self, plan: &Plan, result: &Result<End>) -> Result<()> {
+        // Rank 0 may be the one that is lost.
+        if result.is_err()
+            && !self.is_first()
+            && self.group.as_ref().is_some_and(|group| group.speaks_for_the_run())
+        {
+            self.status = StatusFile::open(plan.results_dir(), plan.action())?;
+        }
         match result {
             Ok(End::Done) => self.status.succeed()?,
             Ok(End::Interrupted) => self.status.interrupted()?,
@@ -114,41 +142,42 @@ impl Run {
         plan: &Plan,
         environment: &Environment,
         progress: &Progress,
-    ) -> Result<(Device, Rc<dyn Collective>)> {
-        match &environment.role {
-            Role::Alone => {
-                if plan.num_gpus() > 1 {
-                    let (action, count) = (plan.action().name(), plan.num_gpus());
-                    return Err(Error::Core(mae_core::Error::Setting {
-                        key: format!("{action}.num_gpus"),
-                        problem: format!("{count} processes are asked for, and this version starts one only"),
-                        remedy: format!(
-                            "set it to 1, or start the processes with torchrun --no-python --nproc-per-node {count} \
-                             mae {action} …"
-                        ),
-                    }));
-                }
-                Ok((device::choose(plan, progress)?, Rc::new(SingleProcess)))
-            }
-            Role::Worker(worker) => {
-                let device = device::choose(plan, progress)?;
-                if device != Device::Cpu && worker.world_size > 1 {
-                    return Err(Error::Device {
-                        problem: "several processes on CUDA devices need NCCL, which this version does not have".into(),
-                        help: "set device=cpu, or start one process".into(),
-                    });
-                }
-                let group = GlooCollective::connect(worker, &GlooCollectiveOptions::default())?;
-                Ok((device, Rc::new(group)))
-            }
-            Role::NodeLauncher(_) => Err(Error::Device {
-                problem: "WORLD_SIZE, NODE_RANK and MASTER_ADDR ask for several nodes, which this version cannot launch \
-                          itself"
-                    .into(),
-                help: "start the workers with torchrun --no-python, or unset these variables".into(),
-            }),
+    ) -> Result<(Device, Rc<dyn Collective>, Group)> {
+        // One process of one node needs no group, whoever started it.
+        let Role::Worker(worker) = &environment.role else {
+            return Ok((device::choose(plan, 0, progress)?, Rc::new(SingleProcess), None));
+        };
+        let device = device::choose(plan, worker.local_rank, progress)?;
+        if worker.world_size > 1 && plan.train.distributed_strategy == DistributedStrategy::Fsdp {
+            return Err(no_fsdp());
         }
+        // Until the first step is done, and around checkpoints, the others are waited for longer.
+        let patience = Duration::from_secs(plan.train.init_timeout as u64);
+        let options = GlooCollectiveOptions {
+            rendezvous_timeout: patience,
+            timeout: patience,
+            cuda: match device {
+                Device::Cuda(index) if worker.world_size > 1 => Some(index),
+                _ => None,
+            },
+            ..GlooCollectiveOptions::default()
+        };
+        let group = Rc::new(GlooCollective::connect(worker, &options)?);
+        let collective = with_faults(Rc::clone(&group) as Rc<dyn Collective>, worker)?;
+        agreement::on_the_spec(plan, &*collective)?;
+        Ok((device, collective, Some(group)))
     }
+}
+
+/// The error for a strategy that is not there.
+pub(super) fn no_fsdp() -> Error {
+    mae_core::Error::Setting {
+        key: "train.distributed_strategy".into(),
+        problem: "fsdp shards a model over several devices, which this version cannot do".into(),
+        remedy: "set train.distributed_strategy=ddp: the same training, with a whole model on each device"
+            .into(),
+    }
+    .into()
 }
 
 /// Signals cannot be watched.

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::error::Result;
+
 /// Whether the user or the system asked the run to end.
 #[derive(Debug, Clone)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
@@ -23,6 +25,16 @@ impl Interrupt {
             flag::register(signal, Arc::clone(&asked))?;
         }
         Ok(Interrupt(asked))
+    }
+
+    /// The same, with the error for a user.
+    pub(super) fn watch_or_say_why() -> Result<Self> {
+        Self::watch().map_err(super::run::unwatched)
+    }
+
+    /// Set once the run is to end.
+    pub(super) fn flag(&self) -> &AtomicBool {
+        &self.0
     }
 
     pub(super) fn is_asked(&self) -> bool {

@@ -1,15 +1,17 @@
 //! `mae train`: pretraining and fine-tuning.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
+use mae_core::checkpoint::lightning::CheckpointContents;
 use mae_core::engine::{
-    Batch, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics, SaveReason,
-    SkipReason, Skipped, StepReport, Trainer, TrainerConfig, fit,
+    Batch, Collective, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics,
+    SaveReason, SkipReason, Skipped, StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::Model;
 use mae_core::ops::Precision;
@@ -23,7 +25,7 @@ use super::bad_samples::BadSamples;
 use super::checkpoints::{Checkpoints, ResumePoint, resume_point};
 use super::data::TrainingData;
 use super::skipped::SkippedSteps;
-use super::{End, Run, checkpoints, classes, data, model, picture};
+use super::{End, Run, agreement, checkpoints, classes, data, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
 use crate::report::status::EpochStatus;
@@ -51,11 +53,12 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     }
 
     let batches = data.batches_per_epoch();
-    let extra = stored_facts(plan, &data);
     let collective = run.collective_handle();
+    let extra = stored_facts(plan, &data, collective.world_size());
     let trainer_config = trainer_config(plan);
     let (optimizer, schedule) = (optimizer(plan, &model), schedule(plan, batches));
     let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &*collective);
+    agree(plan, &data, &resume, &*collective)?;
     if let Some(ResumePoint { path, contents, notes }) = &resume {
         for note in notes {
             run.progress.say(&format!("note: not used: {note}"));
@@ -71,8 +74,14 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
             run.progress
                 .say("note: the training data is not that of the checkpoint; the order of samples differs");
         }
+        rescale(plan, contents, &mut trainer, run);
     }
-    agree_on_the_data(&data, &trainer)?;
+    if collective.world_size() > 1 {
+        // Another CPU or another libtorch may have drawn or read other bits.
+        let mut tensors: Vec<_> =
+            trainer.model.params.iter().map(|(_, _, tensor)| tensor.shallow_clone()).collect();
+        collective.broadcast(&mut tensors)?;
+    }
     announce(plan, &data, &trainer, run);
 
     let config = FitConfig {
@@ -124,11 +133,14 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         work_before: Work::default(),
         loaders: std::iter::once(&data.train).chain(&data.validation).cloned().collect(),
         world_size: collective.world_size(),
+        timeouts: (plan.train.init_timeout, plan.train.comm_timeout),
+        settled: false,
         num_epochs: plan.train.num_epochs,
         batches: batches as usize,
     };
     hooks.run.status.loop_started()?;
-    let result = fit(&mut trainer, &mut data, &mut hooks, &config);
+    let result =
+        fit(&mut trainer, &mut data, &mut hooks, &config).map_err(|error| in_step(error, &trainer, batches));
     if let Err(Error::Core(mae_core::Error::NotFinite { what, step, samples, .. })) = &result {
         let reason = if *what == "loss" { SkipReason::Loss } else { SkipReason::Gradients };
         hooks.left_out(*step, &Skipped { reason, samples: samples.clone() })?;
@@ -220,13 +232,14 @@ fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
 }
 
 /// What later actions want to know, stored in each checkpoint.
-fn stored_facts(plan: &Plan, data: &TrainingData) -> Vec<(&'static str, Value)> {
+fn stored_facts(plan: &Plan, data: &TrainingData, world_size: usize) -> Vec<(&'static str, Value)> {
     let dataset = data.train.dataset();
     let augmentation = &plan.dataset.augmentation;
     let mut facts = vec![
         ("mean", Value::List(augmentation.mean.iter().copied().map(Value::Float).collect())),
         ("std", Value::List(augmentation.std.iter().copied().map(Value::Float).collect())),
         ("data_digest", Value::str(dataset.digest())),
+        ("images_per_batch", Value::Int(images_per_batch(plan, world_size))),
         ("mae_version", Value::str(env!("CARGO_PKG_VERSION"))),
     ];
     if plan.train.stage == Stage::Finetune {
@@ -299,20 +312,60 @@ fn schedule(plan: &Plan, batches: u64) -> LrSchedule {
     }
 }
 
-/// Every rank must see the same images in the same order.
-fn agree_on_the_data(data: &TrainingData, trainer: &Trainer<'_>) -> Result<()> {
-    let digest = data.train.dataset().digest();
-    let digests = trainer.collective.gather_bytes(digest.as_bytes())?;
-    match digests.iter().position(|other| other != digest.as_bytes()) {
-        None => Ok(()),
-        Some(rank) => Err(Error::Classes {
-            problem: format!(
-                "rank {} and rank {rank} see different training images in {}",
-                trainer.collective.rank(),
-                data.train.dataset().source()
-            ),
-            help: "give all nodes the same files".into(),
-        }),
+/// Every rank must see the same images in the same order, and start from the same place.
+fn agree(
+    plan: &Plan,
+    data: &TrainingData,
+    resume: &Option<ResumePoint>,
+    group: &dyn Collective,
+) -> Result<()> {
+    if group.world_size() == 1 {
+        return Ok(());
+    }
+    agreement::on_the_data("dataset.train_data_sources", data.train.dataset(), group)?;
+    if let Some(validation) = &data.validation {
+        agreement::on_the_data("dataset.val_data_sources", validation.dataset(), group)?;
+    }
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let start = resume.as_ref().map_or("nothing to resume from".to_owned(), |point| name(&point.path));
+    let help = "results_dir must be a folder that all machines share";
+    let key = format!("the checkpoint to resume from in {}", plan.results_dir().display());
+    agreement::on_the_facts("the same start", &[(key, start)], help, group)
+}
+
+/// Images of one batch on all ranks together.
+fn images_per_batch(plan: &Plan, world_size: usize) -> i64 {
+    (plan.batch_size() * world_size) as i64
+}
+
+/// A checkpoint of another number of ranks, or another batch size: goes on at the same image of the epoch's order.
+fn rescale(plan: &Plan, contents: &CheckpointContents, trainer: &mut Trainer<'_>, run: &Run) {
+    let stored = contents.extra.as_ref().and_then(|extra| extra.get("images_per_batch"));
+    let Some(before) = stored.and_then(Value::as_i64).filter(|images| *images > 0) else { return };
+    let now = images_per_batch(plan, trainer.collective.world_size());
+    if before == now {
+        return;
+    }
+    let again = trainer.rescale(before as u64, now as u64);
+    let mut text = format!("note: a batch had {before} images on all processes together, and has {now} now");
+    if again > 0 {
+        text.push_str(&format!("; {again} images of this epoch are seen a second time"));
+    }
+    run.progress.say(&text);
+}
+
+/// Where in the training the other processes were lost.
+fn in_step(error: Error, trainer: &Trainer<'_>, batches: u64) -> Error {
+    if !matches!(error, Error::Core(mae_core::Error::Collective(_))) {
+        return error;
+    }
+    let cursor = trainer.cursor();
+    Error::InStep {
+        source: Box::new(error),
+        epoch: cursor.epoch,
+        batch: (cursor.batch + 1).min(batches),
+        batches,
+        step: cursor.step,
     }
 }
 
@@ -357,6 +410,10 @@ struct TrainHooks<'r> {
     /// What the training loader had done when the epoch began.
     work_before: Work,
     world_size: usize,
+    /// Seconds to wait for the other processes: in the first step and for checkpoints, and else.
+    timeouts: (usize, usize),
+    /// Whether the first step is done.
+    settled: bool,
     num_epochs: usize,
     batches: usize,
 }
@@ -409,6 +466,10 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn batch_done(&mut self, report: &StepReport) -> Result<Control> {
+        if !self.settled {
+            self.settled = true;
+            self.run.set_timeout(self.timeouts.1)?;
+        }
         // A full disk ends the run now, not at the next checkpoint.
         self.checkpoints.poll()?;
         let outcome = &report.outcome;
@@ -469,6 +530,7 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn save(&mut self, trainer: &Trainer<'_>, reason: SaveReason) -> Result<()> {
+        agreement::on_the_weights(&trainer.model.params, trainer.cursor().step, trainer.collective)?;
         if self.run.is_first() {
             let path = self.checkpoints.save(trainer, reason)?;
             if reason == SaveReason::Interrupt {
@@ -478,6 +540,7 @@ impl Hooks<Error> for TrainHooks<'_> {
         }
         // The others end only when the file is there; between epochs nobody waits for a disk.
         if reason == SaveReason::Interrupt {
+            self.run.set_timeout(self.timeouts.0)?;
             trainer.collective.barrier()?;
         }
         Ok(())

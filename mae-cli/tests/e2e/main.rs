@@ -4,9 +4,12 @@
 //! | --- | --- |
 //! | `road` | pretrain, finetune, evaluate, inference, export, and the artefacts of each |
 //! | `interop` | our files in PyTorch, onnx and onnxruntime; upstream's checkpoint in ours |
+//! | `distributed` | several processes: launch, equality with one, failures, restarts, torchrun |
 //! | `resume` | interrupts, kills, threads: the same weights bit for bit |
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
+//! | `exports` | what export can write, onnxruntime in the place of libtorch, and the tables of inference |
+//! | `engine` | TensorRT engines, with a stand-in for NVIDIA's builder |
 //! | `numerics` | precision, steps that are not finite, the sparse encoder, illegal sizes, `mae bench` |
 //! | `cli` | default specs, version |
 //! | `ckpt` | inspect, convert, diff, average |
@@ -18,6 +21,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "helpers of tests fail by panicking"
 )]
 
@@ -25,7 +29,10 @@ mod ckpt;
 mod cli;
 mod common;
 mod data_tools;
+mod distributed;
+mod engine;
 mod errors;
+mod exports;
 mod families;
 mod interop;
 mod numerics;

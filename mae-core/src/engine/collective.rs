@@ -1,7 +1,8 @@
 //! What the engine asks of the other processes of a run, and the answer of a run that has none.
 
 use tch::Tensor;
-use thiserror::Error;
+
+use crate::error::Error;
 
 /// What the engine needs of a group of processes.
 ///
@@ -15,6 +16,20 @@ pub trait Collective {
 
     /// How many processes take part, at least 1.
     fn world_size(&self) -> usize;
+
+    /// Runs the backward pass of `loss` (a scalar), after which the gradient of each parameter is its mean over
+    /// all ranks, with what earlier backward passes have left in it. `parameters` are the trainable ones, the same
+    /// in every call; a group may average some of their gradients while others are still computed.
+    ///
+    /// # Errors
+    /// A lost or late peer, or what libtorch cannot compute.
+    fn backward(&self, loss: &Tensor, parameters: &mut [Tensor]) -> Result<(), Error> {
+        loss.f_backward()?;
+        let mut gradients: Vec<Tensor> =
+            parameters.iter().map(Tensor::grad).filter(Tensor::defined).collect();
+        self.average(&mut gradients)?;
+        Ok(())
+    }
 
     /// Averages each tensor over all ranks, in place.
     ///
@@ -51,7 +66,7 @@ pub trait Collective {
 }
 
 /// A collective operation that did not happen on this rank.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("rank {rank}: {operation} failed: {reason}")]
 pub struct CollectiveError {
     /// The operation as the field calls it, such as `all_reduce` or `barrier`.
@@ -107,6 +122,9 @@ mod tests {
 
         let mut tensors = [Tensor::from_slice(&[1.5f32, -2.0])];
         group.average(&mut tensors).unwrap();
+        let mut leaves = [Tensor::from_slice(&[2f32, 5.0]).set_requires_grad(true)];
+        group.backward(&leaves[0].dot(&leaves[0]), &mut leaves).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&leaves[0].grad()).unwrap(), [4.0, 10.0]);
         group.broadcast(&mut tensors).unwrap();
         assert_eq!(Vec::<f32>::try_from(&tensors[0]).unwrap(), [1.5, -2.0]);
 

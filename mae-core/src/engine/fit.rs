@@ -208,7 +208,10 @@ fn train_epoch<E: From<Error>>(
         let (done, step) = (cursor.batch, cursor.step);
         let images = batch.samples.len() as u64;
         let report = StepReport { epoch, batch: done, batches, step, images, outcome };
-        interrupted |= hooks.batch_done(&report)? == Control::Interrupt;
+        if hooks.batch_done(&report)? == Control::Interrupt {
+            trainer.ask_to_stop();
+        }
+        interrupted |= trainer.stop_is_agreed();
         // A state between two optimizer steps would lack the gradients summed so far.
         if !report.outcome.stepped || last {
             continue;

@@ -115,6 +115,8 @@ pub struct Trainer<'c> {
     window: Window,
     bad_steps: u64,
     skipped_steps: u64,
+    stop_asked: bool,
+    stop_agreed: bool,
 }
 
 impl<'c> Trainer<'c> {
@@ -139,6 +141,8 @@ impl<'c> Trainer<'c> {
             window: Window::default(),
             bad_steps: 0,
             skipped_steps: 0,
+            stop_asked: false,
+            stop_agreed: false,
         }
     }
 
@@ -175,24 +179,57 @@ impl<'c> Trainer<'c> {
     pub fn train_batch(&mut self, batch: &Batch, last_in_epoch: bool) -> Result<StepOutcome> {
         let lr = self.lr();
         let loss = self.loss(batch)?;
-        let mut value = [f64::try_from(loss.detach())?];
-        self.collective.sum(&mut value)?;
-        let value = value[0] / self.collective.world_size() as f64;
+        let mut sums = [f64::try_from(loss.detach())?, f64::from(u8::from(self.stop_asked))];
+        self.collective.sum(&mut sums)?;
+        let value = sums[0] / self.collective.world_size() as f64;
+        self.stop_agreed |= sums[1] > 0.0;
         self.window.samples.extend(counted(batch));
         if !value.is_finite() {
             self.window.is_bad = true;
             self.window.bad_samples.extend(counted(batch));
         }
         let scale = self.scaler.map_or(1.0, |scaler| scaler.scale);
-        loss.f_mul_scalar(scale / self.config.accumulate as f64)?.f_backward()?;
+        let loss = loss.f_mul_scalar(scale / self.config.accumulate as f64)?;
+        let stepped = last_in_epoch || (self.cursor.batch + 1).is_multiple_of(self.config.accumulate);
+        if stepped {
+            let mut parameters: Vec<Tensor> =
+                self.model.params.trainable().map(|(_, _, tensor)| tensor.shallow_clone()).collect();
+            self.collective.backward(&loss, &mut parameters)?;
+        } else {
+            // Nothing is sent before the window is full.
+            loss.f_backward()?;
+        }
 
         // A loss that is not finite counts as the mean of the others, and does not spoil it.
         self.cursor.loss_sum += if value.is_finite() { value } else { self.epoch_loss() };
         self.cursor.batch += 1;
         self.cursor.batches += 1;
-        let stepped = last_in_epoch || self.cursor.batch.is_multiple_of(self.config.accumulate);
         let skipped = if stepped { self.optimizer_step(lr, scale)? } else { None };
         Ok(StepOutcome { loss: value, lr, stepped, skipped })
+    }
+
+    /// Goes on at the same image of the epoch when a batch, on all ranks together, had `before` images and has `now`.
+    /// Returns how many images of this epoch are seen a second time, because the new batches begin elsewhere.
+    pub fn rescale(&mut self, before: u64, now: u64) -> u64 {
+        let seen = self.cursor.batch * before;
+        let batch = seen / now.max(1);
+        if self.cursor.batch > 0 {
+            self.cursor.loss_sum *= batch as f64 / self.cursor.batch as f64;
+        }
+        self.cursor.batch = batch;
+        self.stepped = self.cursor;
+        seen - batch * now
+    }
+
+    /// Asks to stop. All ranks must stop after the same step, so others are told with the next batch.
+    pub fn ask_to_stop(&mut self) {
+        self.stop_asked = true;
+        self.stop_agreed |= self.collective.world_size() == 1;
+    }
+
+    /// Whether some rank asked to stop and all know it.
+    pub fn stop_is_agreed(&self) -> bool {
+        self.stop_agreed
     }
 
     /// Mean loss of this epoch's batches so far.
@@ -343,13 +380,10 @@ impl<'c> Trainer<'c> {
         }
     }
 
-    /// Averages over ranks, unscales, clips, steps. Returns why the step was left out, if it was.
+    /// Unscales, clips, steps. Returns why the step was left out, if it was.
     fn optimizer_step(&mut self, lr: f64, scale: f64) -> Result<Option<Skipped>> {
         let mut gradients: Vec<Tensor> =
             self.model.params.trainable().map(|(_, _, t)| t.grad()).filter(Tensor::defined).collect();
-        if self.collective.world_size() > 1 {
-            self.collective.average(&mut gradients)?;
-        }
         if scale != 1.0 {
             for gradient in &mut gradients {
                 let _ = gradient.f_div_scalar_(scale)?;

@@ -1,6 +1,6 @@
 //! The functions of `native/c10d.cpp`, as they are.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use torch_sys::C_tensor;
 
@@ -32,7 +32,7 @@ macro_rules! opaque {
         }
     )*};
 }
-opaque!(MaeStore, MaeProcessGroup, MaeWork);
+opaque!(MaeStore, MaeProcessGroup, MaeWork, MaeReducer);
 
 unsafe extern "C" {
     fn mae_dist_error() -> *const c_char;
@@ -86,6 +86,13 @@ unsafe extern "C" {
         threads: c_int,
         out: *mut *mut MaeProcessGroup,
     ) -> c_int;
+    pub(super) fn mae_dist_process_group_attach_nccl(
+        group: *mut MaeProcessGroup,
+        store: *mut MaeStore,
+        attach: *mut c_void,
+        device: c_int,
+        timeout_ms: i64,
+    ) -> c_int;
     pub(super) fn mae_dist_process_group_free(group: *mut MaeProcessGroup);
     pub(super) fn mae_dist_process_group_abort(group: *mut MaeProcessGroup) -> c_int;
     pub(super) fn mae_dist_process_group_set_timeout(group: *mut MaeProcessGroup, timeout_ms: i64) -> c_int;
@@ -116,6 +123,18 @@ unsafe extern "C" {
         input: *mut C_tensor,
         out: *mut *mut MaeWork,
     ) -> c_int;
+
+    pub(super) fn mae_dist_reducer_new(
+        group: *mut MaeProcessGroup,
+        parameters: *const *mut C_tensor,
+        count: usize,
+        bucket_bytes: usize,
+        first_bucket_bytes: usize,
+        out: *mut *mut MaeReducer,
+    ) -> c_int;
+    pub(super) fn mae_dist_reducer_prepare(reducer: *mut MaeReducer, loss: *mut C_tensor) -> c_int;
+    pub(super) fn mae_dist_backward(loss: *mut C_tensor) -> c_int;
+    pub(super) fn mae_dist_reducer_free(reducer: *mut MaeReducer);
 
     pub(super) fn mae_dist_work_wait(work: *mut MaeWork) -> c_int;
     pub(super) fn mae_dist_work_free(work: *mut MaeWork);

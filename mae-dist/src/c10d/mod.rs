@@ -3,6 +3,8 @@
 //! - [`Store`]: the key-value store where the processes of a group find each other.
 //! - [`ProcessGroup`]: the processes that compute together, and the collective operations among them.
 //! - [`Work`]: an operation that is under way, and the tensor it will give back.
+//! - [`Nccl`]: libtorch's backend for CUDA devices, in a library of its own that is loaded at run time.
+//! - [`Reducer`]: averages gradients while the backward pass still runs.
 //!
 //! This is the crate's one module with `unsafe`: `native/c10d.cpp` holds the C++ side, where every
 //! exception becomes an error value. A call that fails names its operation, rank and host
@@ -11,11 +13,15 @@
 #![allow(unsafe_code)]
 
 mod ffi;
+mod nccl;
 mod process_group;
+mod reducer;
 mod store;
 mod work;
 
+pub use nccl::Nccl;
 pub use process_group::{GlooOptions, ProcessGroup, ReduceOp};
+pub use reducer::Reducer;
 pub use store::{Store, StoreRole, TcpStoreOptions};
 pub use work::Work;
 

@@ -10,7 +10,7 @@ use tch::Tensor;
 
 use super::ffi::{self, NativeError};
 use super::store::made;
-use super::{Store, Work, describe, milliseconds};
+use super::{Nccl, Store, Work, describe, milliseconds};
 use crate::error::{DistError, Origin};
 
 /// How values of several ranks become one.
@@ -109,6 +109,33 @@ impl ProcessGroup {
             Ok(handle) => Ok(Self { handle, identity, world_size: options.world_size }),
             Err(error) => Err(identity.error(OPERATION, error)),
         }
+    }
+
+    /// Gives the group NCCL for tensors on a CUDA device, beside gloo for those in main memory. All ranks call it.
+    ///
+    /// # Errors
+    /// [`DistError::Operation`] if the backend cannot be made.
+    pub fn attach_nccl(
+        &self,
+        nccl: &Nccl,
+        store: &Store,
+        device: usize,
+        timeout: Duration,
+    ) -> Result<(), DistError> {
+        const OPERATION: &str = "init_process_group(nccl)";
+        let device = to_int(device).map_err(|error| self.identity.error(OPERATION, error))?;
+        // SAFETY: both handles are valid; `attach` is the function of native/nccl.cpp, whose library stays loaded, with
+        // the signature that native/c10d.cpp calls it with.
+        let code = unsafe {
+            ffi::mae_dist_process_group_attach_nccl(
+                self.handle.as_ptr(),
+                store.as_ptr(),
+                nccl.attach(),
+                device,
+                milliseconds(timeout),
+            )
+        };
+        self.check(OPERATION, code)
     }
 
     /// The index of this process in the group.
@@ -248,6 +275,14 @@ impl ProcessGroup {
         // SAFETY: the handle is valid while `self` lives.
         let code = unsafe { ffi::mae_dist_process_group_abort(self.handle.as_ptr()) };
         self.check("abort", code)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ffi::MaeProcessGroup {
+        self.handle.as_ptr()
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// An error of this rank for a computation on tensors around an operation.

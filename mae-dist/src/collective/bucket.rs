@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
+use tch::{Kind, TchError, Tensor, no_grad_guard};
 
 use crate::c10d::{ProcessGroup, ReduceOp, Work};
 use crate::error::DistError;
@@ -43,7 +43,7 @@ impl Buckets {
         self.bytes
     }
 
-    /// Averages floating tensors in main memory over all ranks, in place.
+    /// Averages floating tensors, all on one device, over all ranks, in place.
     pub(super) fn average(&mut self, group: &ProcessGroup, tensors: &mut [Tensor]) -> Result<(), DistError> {
         let _guard = no_grad_guard();
         let sizes: Vec<_> = tensors.iter().map(|tensor| (tensor.kind(), tensor.numel())).collect();
@@ -135,7 +135,9 @@ fn in_place<'t>(bucket: &Bucket, tensors: &'t [Tensor]) -> Option<&'t Tensor> {
 fn pack(buffer: Option<Tensor>, bucket: &Bucket, tensors: &[Tensor]) -> Result<Tensor, TchError> {
     let flat = match buffer {
         Some(buffer) => buffer,
-        None => Tensor::f_empty([bucket.elements as i64], (bucket.kind, Device::Cpu))?,
+        None => {
+            Tensor::f_empty([bucket.elements as i64], (bucket.kind, tensors[bucket.indices[0]].device()))?
+        }
     };
     let mut start = 0;
     for &index in &bucket.indices {
@@ -174,6 +176,7 @@ fn slice(flat: &Tensor, start: &mut i64, tensor: &Tensor) -> Result<Tensor, TchE
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tch::Device;
 
     fn kinds() -> impl Strategy<Value = Kind> {
         prop_oneof![Just(Kind::Float), Just(Kind::Double), Just(Kind::BFloat16), Just(Kind::Half)]

@@ -4,6 +4,7 @@
 //! still runs fails too, since failed groups close their connections; each then leaves a note in the
 //! store. Those without a note are the ones to look at.
 
+use std::cell::Cell;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ pub(super) struct Members {
     rank: usize,
     world_size: usize,
     patience: Duration,
+    /// The lowest rank that reported a failure, once this one has.
+    first: Cell<Option<usize>>,
 }
 
 impl Members {
@@ -26,7 +29,7 @@ impl Members {
     pub(super) fn register(store: &Store, worker: &Worker, patience: Duration) -> Result<Self, DistError> {
         let store = store.prefix(&format!("mae/{}", worker.restart_count))?;
         store.set(&host_key(worker.rank), crate::host_name().as_bytes())?;
-        Ok(Self { store, rank: worker.rank, world_size: worker.world_size, patience })
+        Ok(Self { store, rank: worker.rank, world_size: worker.world_size, patience, first: Cell::new(None) })
     }
 
     /// Reports that this rank has failed, waits for the others' reports, and says which are missing.
@@ -40,16 +43,32 @@ impl Members {
             let _ = sender.send(missing_ranks(&store, rank, world_size, patience));
         });
         match receiver.recv_timeout(patience + Duration::from_secs(1)) {
-            Ok(Ok(missing)) if missing.is_empty() => None,
             Ok(Ok(missing)) => {
+                let reported = |rank: &usize| missing.iter().all(|(other, _)| other != rank);
+                self.first.set((0..world_size).find(reported));
+                if missing.is_empty() {
+                    return None;
+                }
                 let within = format!("within {:.1} s of this failure", patience.as_secs_f64());
-                Some(format!("no report {within} from {}: look there first", missing.join(", ")))
+                let names: Vec<_> =
+                    missing.iter().map(|(rank, host)| format!("rank {rank} on {host}")).collect();
+                Some(format!("no report {within} from {}: look there first", names.join(", ")))
             }
-            Ok(Err(_)) | Err(_) => Some(format!(
-                "the store at {} does not answer: look first at the process that serves it (the launcher, or rank 0)",
-                self.store.address()
-            )),
+            Ok(Err(_)) | Err(_) => {
+                // Rank 0 may have served the store; the next one speaks then, unless all are gone from its view.
+                self.first.set(Some(rank.min(1)));
+                Some(format!(
+                    "the store at {} does not answer: look first at the process that serves it (the launcher, or \
+                     rank 0)",
+                    self.store.address()
+                ))
+            }
         }
+    }
+
+    /// Whether this rank is the lowest of those that reported; `false` before it has.
+    pub(super) fn speaks_for_the_run(&self) -> bool {
+        self.first.get() == Some(self.rank)
     }
 }
 
@@ -58,7 +77,7 @@ fn missing_ranks(
     rank: usize,
     world_size: usize,
     patience: Duration,
-) -> Result<Vec<String>, DistError> {
+) -> Result<Vec<(usize, String)>, DistError> {
     let until = Instant::now() + patience;
     store.set(&failed_key(rank), b"")?;
     let mut missing: Vec<_> = (0..world_size).filter(|other| *other != rank).collect();
@@ -80,7 +99,7 @@ fn missing_ranks(
         .map(|other| {
             let key = host_key(other);
             let host = if store.contains(&key)? { store.get(&key)? } else { b"an unknown host".to_vec() };
-            Ok(format!("rank {other} on {}", String::from_utf8_lossy(&host)))
+            Ok((other, String::from_utf8_lossy(&host).into_owned()))
         })
         .collect()
 }

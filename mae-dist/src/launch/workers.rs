@@ -33,10 +33,17 @@ struct Worker {
     child: Child,
     status: Option<ExitStatus>,
     last_line: String,
+    /// Whether that line says that it is an error; what follows then explains it.
+    said_why: bool,
 }
 
 impl Workers {
-    pub(super) fn spawn(launcher: &LocalLauncher, address: &str, port: u16) -> Result<Self, DistError> {
+    pub(super) fn spawn(
+        launcher: &LocalLauncher,
+        address: &str,
+        port: u16,
+        attempt: usize,
+    ) -> Result<Self, DistError> {
         let (sender, lines) = mpsc::channel();
         let mut workers = Self { workers: Vec::new(), lines, last_look: Instant::now() };
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -53,13 +60,27 @@ impl Workers {
                 .env("MASTER_ADDR", address)
                 .env("MASTER_PORT", port.to_string())
                 .env("TORCHELASTIC_USE_AGENT_STORE", "True")
+                .env("TORCHELASTIC_RESTART_COUNT", attempt.to_string())
+                .env("TORCHELASTIC_MAX_RESTARTS", launcher.max_restarts.to_string())
                 .env(LAUNCHER_PID, std::process::id().to_string())
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
+                .stderr(if launcher.first_draws && local_rank == 0 {
+                    Stdio::inherit()
+                } else {
+                    Stdio::piped()
+                })
                 .process_group(0);
-            if std::env::var_os("OMP_NUM_THREADS").is_none() {
-                command.env("OMP_NUM_THREADS", threads.to_string());
+            // Threads that wait by spinning would take the cores of the other workers. Warnings of libtorch's sockets say
+            // nothing that our errors do not.
+            for (name, value) in [
+                ("OMP_NUM_THREADS", threads.to_string()),
+                ("OMP_WAIT_POLICY", "passive".into()),
+                ("TORCH_CPP_LOG_LEVEL", "ERROR".into()),
+            ] {
+                if std::env::var_os(name).is_none() {
+                    command.env(name, value);
+                }
             }
             command.envs(launcher.variables.iter().map(|(name, value)| (name, value)));
             let mut child = command.spawn().map_err(|error| DistError::Spawn {
@@ -69,7 +90,13 @@ impl Workers {
                 reason: error.to_string(),
             })?;
             let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-            workers.workers.push(Worker { rank, child, status: None, last_line: String::new() });
+            workers.workers.push(Worker {
+                rank,
+                child,
+                status: None,
+                last_line: String::new(),
+                said_why: false,
+            });
             if let Some(stdout) = stdout {
                 forward(stdout, rank, Stream::Stdout, sender.clone());
             }
@@ -80,13 +107,17 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Remembers what a worker last said, for the error that names it.
+    /// Remembers what a worker last said, or the error that it named, for the error that names the worker.
     pub(super) fn note(&mut self, line: Line) {
         if line.stream == Stream::Stderr
             && !line.text.trim().is_empty()
             && let Some(worker) = self.workers.iter_mut().find(|worker| worker.rank == line.rank)
         {
-            worker.last_line = line.text;
+            let says_why = line.text.starts_with("error: ");
+            if says_why || !worker.said_why {
+                worker.said_why = says_why;
+                worker.last_line = line.text;
+            }
         }
     }
 
