@@ -38,6 +38,8 @@ pub enum Command {
     Inference(Overrides),
     /// Write an ONNX file
     Export(Overrides),
+    /// Build a TensorRT engine from an ONNX file with NVIDIA's trtexec
+    GenTrtEngine(Overrides),
     /// Look into checkpoints, convert, compare and average them
     Ckpt {
         /// What to do with them
@@ -139,6 +141,7 @@ impl Args {
             Command::Evaluate(given) => (Action::Evaluate, given),
             Command::Inference(given) => (Action::Inference, given),
             Command::Export(given) => (Action::Export, given),
+            Command::GenTrtEngine(given) => (Action::GenTrtEngine, given),
             Command::Bench { what: Bench::Step(options) } => return Ok(Request::BenchStep(options)),
             Command::Ckpt { command } => return Ok(Request::Checkpoint(command)),
             Command::DefaultSpecs { overrides } => return Ok(Request::DefaultSpecs { overrides }),
@@ -258,8 +261,18 @@ Writes into results_dir/evaluate: experiment.yaml, status.json with val_loss and
         "Example:
   mae inference -e finetune.yaml inference.checkpoint=results/train/convnextv2_atto_latest.pth
 
-Writes into results_dir/inference: experiment.yaml, status.json, results.csv (path,class index).",
-        &["inference.checkpoint", "dataset.test_data_sources", "inference.batch_size", "train.stage", "results_dir", "device"],
+Writes into results_dir/inference: experiment.yaml, status.json, results.csv (path,class index).
+inference.output and inference.top_k give probabilities and names. A checkpoint may be an ONNX file.",
+        &[
+            "inference.checkpoint",
+            "dataset.test_data_sources",
+            "inference.batch_size",
+            "inference.output",
+            "inference.top_k",
+            "train.stage",
+            "results_dir",
+            "device",
+        ],
     ),
     (
         "export",
@@ -274,6 +287,30 @@ Writes into results_dir/inference: experiment.yaml, status.json, results.csv (pa
             "export.batch_size",
             "export.opset_version",
             "export.head",
+            "export.precision",
+            "export.include_preprocessing",
+            "export.format",
+            "export.verify",
+        ],
+    ),
+    (
+        "gen_trt_engine",
+        "Example:
+  mae gen_trt_engine -e finetune.yaml gen_trt_engine.onnx_file=results/export/convnextv2_atto.onnx \\
+      gen_trt_engine.tensorrt.data_type=fp16 gen_trt_engine.tensorrt.max_batch_size=16
+
+Needs TensorRT on this machine. Without it, the command that it would run is printed.",
+        &[
+            "gen_trt_engine.onnx_file",
+            "gen_trt_engine.trt_engine",
+            "gen_trt_engine.batch_size",
+            "gen_trt_engine.tensorrt.min_batch_size",
+            "gen_trt_engine.tensorrt.opt_batch_size",
+            "gen_trt_engine.tensorrt.max_batch_size",
+            "gen_trt_engine.tensorrt.data_type",
+            "gen_trt_engine.tensorrt.calibration.cal_image_dir",
+            "gen_trt_engine.timing_cache",
+            "gen_trt_engine.trtexec",
         ],
     ),
     (

@@ -83,6 +83,22 @@ pub enum Error {
         /// What to do.
         help: String,
     },
+    /// An exported model that does not give the checkpoint's numbers.
+    #[error("export.verify: {problem}\n  help: {help}")]
+    Verification {
+        /// How far apart the two are.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
+    /// A program that an action starts is missing or failed.
+    #[error("{problem}\n  help: {help}")]
+    Program {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
     /// A device that is asked for, or there, but cannot be used.
     #[error("{problem}\n  help: {help}")]
     Device {
@@ -117,7 +133,8 @@ impl Error {
             Error::Core(error) if is_setting(error) => 1,
             Error::Data(mae_data::Error::InvalidSetting { .. }) => 1,
             Error::Data(_) | Error::Classes { .. } | Error::Checkpoint(_) => 3,
-            Error::Core(_) | Error::Dist(_) | Error::Report(_) | Error::Save(_) | Error::Device { .. } => 2,
+            Error::Core(_) | Error::Dist(_) | Error::Report(_) | Error::Save(_) => 2,
+            Error::Device { .. } | Error::Verification { .. } | Error::Program { .. } => 2,
         }
     }
 
@@ -133,6 +150,7 @@ impl Error {
             Error::Data(mae_data::Error::InvalidSetting { .. }) => Failure::Parameter,
             Error::Data(_) | Error::Report(_) | Error::Save(_) => Failure::FileSystem,
             Error::Core(_) | Error::Dist(_) | Error::Device { .. } => Failure::Runtime,
+            Error::Verification { .. } | Error::Program { .. } => Failure::Runtime,
         }
     }
 }
@@ -147,6 +165,7 @@ fn is_setting(error: &mae_core::Error) -> bool {
             | Core::MaskRatio { .. }
             | Core::Setting { .. }
             | Core::Onnx { .. }
+            | Core::OnnxFile { .. }
             | Core::Checkpoint(_)
     )
 }

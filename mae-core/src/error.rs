@@ -109,6 +109,24 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// An ONNX file that is none, or none of the kind that is needed.
+    #[error("{path}: {problem}\n  help: {remedy}", path = .path.display())]
+    OnnxFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// onnxruntime is missing or failed.
+    #[error("onnxruntime: {problem}\n  help: {remedy}")]
+    OnnxRuntime {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
     /// What is asked for cannot be written as ONNX.
     #[error("ONNX export: {problem}\n  help: {remedy}")]
     Onnx {

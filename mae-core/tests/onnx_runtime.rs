@@ -12,9 +12,10 @@ use std::process::Command;
 use mae_core::arch::{Arch, CATALOGUE, ConvNeXtV2Numbers, Family, HieraNumbers, VitNumbers};
 use mae_core::backbone::Purpose;
 use mae_core::classify::{Classifier, ClassifierConfig};
-use mae_core::onnx::{self, ExportOptions, NEWEST_OPSET, OLDEST_OPSET};
+use mae_core::onnx::{self, ExportOptions, NEWEST_OPSET, OLDEST_OPSET, Preprocessing};
 use mae_core::ops::Eager;
 use mae_core::params::{Declare, Params};
+use tch::{Kind, Tensor};
 
 const CLASSES: i64 = 10;
 /// Images to compare: the largest batch that the check tries.
@@ -55,6 +56,37 @@ fn the_features_of_a_pretrained_vit_agree() {
 fn external_data_agrees() {
     let model = Model::new(Arch::by_name("convnextv2_atto").unwrap(), (64, 64), Purpose::Finetune);
     model.check("external data", &ExportOptions { external_data: Some(true), ..model.options() });
+}
+
+#[test]
+fn sixteen_bits_agree_as_far_as_they_go() {
+    for (name, family, size) in [
+        ("convnextv2", Family::ConvNeXtV2(CONVNEXT), (64, 96)),
+        ("hiera", Family::Hiera(HIERA), (64, 96)),
+        ("vit", Family::Vit(VIT), (64, 96)),
+    ] {
+        let model = Model::new(&small(family), size, Purpose::Finetune);
+        for opset in [17, 20, NEWEST_OPSET] {
+            let options = ExportOptions { fp16: true, opset, ..model.options() };
+            // Eleven binary digits: each operation is wrong by up to one part in 2,000 of its result.
+            model.check_within(&format!("{name} in fp16, opset {opset}"), &options, 2e-2);
+        }
+    }
+}
+
+#[test]
+fn images_of_bytes_agree() {
+    for (family, fp16, limit) in [
+        (Family::ConvNeXtV2(CONVNEXT), false, 1e-4),
+        (Family::Hiera(HIERA), false, 1e-4),
+        (Family::Vit(VIT), true, 2e-2),
+    ] {
+        let model = Model::new(&small(family), (64, 96), Purpose::Finetune);
+        let preprocessing = Preprocessing { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+        let options =
+            ExportOptions { preprocessing: Some(preprocessing), fp16, batch_size: None, ..model.options() };
+        model.check_within("images of bytes", &options, limit);
+    }
 }
 
 #[test]
@@ -114,6 +146,10 @@ impl Model {
     }
 
     fn check(&self, name: &str, options: &ExportOptions) {
+        self.check_within(name, options, 1e-4);
+    }
+
+    fn check_within(&self, name: &str, options: &ExportOptions, limit: f64) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
         let summary =
@@ -129,23 +165,35 @@ impl Model {
         };
         let _guard = tch::no_grad_guard();
         let images = common::image("", "input", &[IMAGES, options.channels, options.height, options.width]);
+        // What the model takes, and what a loader would make of it.
+        let (given, images) = match &options.preprocessing {
+            Some(preprocessing) => {
+                let bytes = ((images * 64.0 + 128.0).clamp(0.0, 255.0)).to_kind(Kind::Uint8);
+                let channel = |values: &[f32; 3]| Tensor::from_slice(values).reshape([3, 1, 1]);
+                let scaled = bytes.to_kind(Kind::Float) / 255.0;
+                let images = (scaled - channel(&preprocessing.mean)) / channel(&preprocessing.std);
+                (bytes.permute([0, 2, 3, 1]).contiguous(), images)
+            }
+            None => (images.shallow_clone(), images),
+        };
         let logits = self.classifier.logits(&Eager::new(&self.params), &images).unwrap();
         assert!(
             logits.std(false).double_value(&[]) > 1e-2,
             "{name}: logits this even would hide a difference"
         );
-        images.write_npy(folder.path().join("images.npy")).unwrap();
+        given.write_npy(folder.path().join("images.npy")).unwrap();
         logits.write_npy(folder.path().join("logits.npy")).unwrap();
-        judge(name, python.as_ref(), folder.path());
+        judge(name, python.as_ref(), folder.path(), limit);
     }
 }
 
-fn judge(name: &str, python: &Path, folder: &Path) {
+fn judge(name: &str, python: &Path, folder: &Path, limit: f64) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/interop/check_onnx.py");
     let mut command = Command::new(python);
     command.arg(script).arg(folder.join("model.onnx")).arg("--strict-shapes");
     command.arg("--images").arg(folder.join("images.npy"));
     command.arg("--expected").arg(folder.join("logits.npy"));
+    command.arg("--max-difference").arg(limit.to_string());
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{name}: {}{}", text(&output.stdout), text(&output.stderr));

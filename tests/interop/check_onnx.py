@@ -3,8 +3,9 @@
 The file goes through onnx.checker (full check) and strict shape inference; then onnxruntime runs it on the images, in
 batches of several sizes, and every output is compared with the expected one.
 
---images is a float32 array [N, 3, H, W], already resized and normalised, as the model takes it: a .npy file, or a .npz
-file with an array named 'images' (or only one array). --expected is a float32 array [N, C] in a .npy file.
+--images is an array as the model takes it, already resized: float32 [N, 3, H, W], normalised, or uint8 [N, H, W, 3] for a
+model that normalises itself. It is a .npy file, or a .npz file with an array named 'images' (or only one array).
+--expected is a float32 array [N, C] in a .npy file. Without the two, the file is checked and not run.
 
 Exit code 0: everything holds; one line on standard output says how near the numbers are.
 Exit code 1: something does not; one line on standard error says what.
@@ -32,7 +33,7 @@ def one_line(error):
     return " ".join(str(error).split())
 
 
-def load_array(path, name):
+def load_array(path, name, dtypes=(numpy.float32,)):
     try:
         loaded = numpy.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -41,7 +42,8 @@ def load_array(path, name):
         key = name if name in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
         expect(key is not None, f"{path}: expected an array named '{name}', found {', '.join(loaded.files)}")
         loaded = loaded[key]
-    expect(loaded.dtype == numpy.float32, f"{path}: expected float32, found {loaded.dtype}")
+    expected = " or ".join(numpy.dtype(dtype).name for dtype in dtypes)
+    expect(loaded.dtype in dtypes, f"{path}: expected {expected}, found {loaded.dtype}")
     expect(numpy.isfinite(loaded).all(), f"{path}: has values that are not finite")
     return loaded
 
@@ -80,7 +82,9 @@ def check_graph(path, strict_shapes):
 
 def check_numbers(path, model, images, expected, batch_sizes, max_difference):
     shape = dimensions(model.graph.input[0])
-    expect(len(shape) == 4, f"input: expected 4 axes [N, 3, H, W], found {shape}")
+    expect(len(shape) == 4, f"input: expected 4 axes, found {shape}")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    expect(images.dtype == dtype, f"the images are {images.dtype}, but the model takes {dtype}")
     expect(list(images.shape[1:]) == shape[1:], f"the images are {list(images.shape)}, but the model's input is {shape}")
     classes = dimensions(model.graph.output[0])
     expect(list(expected.shape) == [len(images), *classes[1:]], f"expected has shape {list(expected.shape)}, but the model gives {classes} for {len(images)} images")
@@ -122,15 +126,15 @@ def check_numbers(path, model, images, expected, batch_sizes, max_difference):
 
 def check(arguments):
     model = check_graph(arguments.file, arguments.strict_shapes)
-    images = load_array(arguments.images, "images")
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    about = f"opset {opset}, {len(model.graph.node)} nodes"
+    if arguments.images is None:
+        return about
+    images = load_array(arguments.images, "images", (numpy.float32, numpy.uint8))
     expected = load_array(arguments.expected, "expected")
     expect(len(images) > 0, f"{arguments.images}: has no images")
     largest, sizes = check_numbers(arguments.file, model, images, expected, arguments.batch_sizes, arguments.max_difference)
-    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return (
-        f"{len(images)} images in batches of {', '.join(map(str, sizes))}; largest difference {largest:.2e}; "
-        f"opset {opset}, {len(model.graph.node)} nodes"
-    )
+    return f"{len(images)} images in batches of {', '.join(map(str, sizes))}; largest difference {largest:.2e}; {about}"
 
 
 def sizes(text):
@@ -143,13 +147,15 @@ def sizes(text):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", metavar="FILE", help="the model (.onnx)")
-    parser.add_argument("--images", required=True, metavar="FILE", help="what goes in (.npy or .npz)")
-    parser.add_argument("--expected", required=True, metavar="FILE", help="what must come out (.npy)")
+    parser.add_argument("--images", metavar="FILE", help="what goes in (.npy or .npz)")
+    parser.add_argument("--expected", metavar="FILE", help="what must come out (.npy)")
     parser.add_argument("--max-difference", type=float, default=1e-4, metavar="X", help="largest absolute difference (default: 1e-4)")
     parser.add_argument("--batch-sizes", type=sizes, default=[1, 3, 8], metavar="N,N", help="batch sizes to try (default: 1,3,8; a model with a fixed batch is run with that)")
     parser.add_argument("--strict-shapes", action="store_true", help="also: shape inference leaves no axis but the batch unknown")
     arguments = parser.parse_args(argv)
-    for path in (arguments.file, arguments.images, arguments.expected):
+    if (arguments.images is None) != (arguments.expected is None):
+        parser.error("--images and --expected belong together")
+    for path in filter(None, (arguments.file, arguments.images, arguments.expected)):
         if not os.path.isfile(path):
             parser.error(f"no such file: {path}")
     try:

@@ -232,6 +232,16 @@ class CheckOnnx(unittest.TestCase):
         self.refused("onnx.checker refuses it", flatten_input="nowhere")
         self.refused("onnxruntime cannot run a batch of 3", flatten_axis=0)
 
+    def test_graph_alone(self):
+        self.check()
+        code, out, _ = run(check_onnx, self.file)
+        self.assertEqual((code, out), (0, f"OK {self.file}: opset 17, 3 nodes\n"))
+        self.assertEqual(run(check_onnx, self.file, "--images", self.images)[0], 2)
+
+    def test_dtypes(self):
+        self.input = numpy.clip(self.input * 50 + 128, 0, 255).astype(numpy.uint8)
+        self.refused("the images are uint8, but the model takes float32", lambda expected: expected.astype(numpy.float32))
+
     def test_no_model(self):
         self.check()
         self.file.write_bytes(b"not a model")

@@ -91,6 +91,7 @@ fn measure(
                     batches += 1;
                 }
             }
+            loader.recycle(batch.images);
             std::thread::sleep(Duration::from_secs_f64(limits.step_ms.clamp(0.0, 1e6) / 1e3));
             let elapsed = first.as_ref().map_or(0.0, |(start, ..)| start.elapsed().as_secs_f64());
             let enough = limits.batches.is_some_and(|limit| batches >= limit);

@@ -15,8 +15,8 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::{Error, Result};
 use crate::report::progress::{Progress, Task};
-use crate::spec::Plan;
 use crate::spec::schema::{self, Compat, Stage};
+use crate::spec::{Action, Plan};
 
 type Batches<'a> = Box<dyn Iterator<Item = Result<engine::Batch>> + 'a>;
 
@@ -77,6 +77,18 @@ pub(super) fn augmentation(plan: &Plan) -> Augmentation {
     }
 }
 
+/// The centre crop of what is not training.
+pub(super) fn crop_rule(plan: &Plan) -> CropRule {
+    let measures = matches!(plan.action(), Action::Train | Action::Evaluate);
+    match plan.dataset.augmentation.crop_pct {
+        Some(share) => CropRule::Share(share),
+        None if plan.compat == Compat::Tao => {
+            CropRule::Tao { finetune: plan.train.stage == Stage::Finetune && measures }
+        }
+        None => CropRule::Uniform,
+    }
+}
+
 /// Batches in the order of the names, each sample once: validation, evaluation, inference.
 pub(super) fn in_order(
     plan: &Plan,
@@ -84,13 +96,7 @@ pub(super) fn in_order(
     device: Device,
     ranks: &dyn Collective,
 ) -> Result<Loader> {
-    let mut pipeline = Pipeline::evaluate(&augmentation(plan))?;
-    if let Some(share) = plan.dataset.augmentation.crop_pct {
-        pipeline = pipeline.with_crop_rule(CropRule::Share(share));
-    } else if plan.compat == Compat::Tao {
-        let finetune = plan.train.stage == Stage::Finetune && plan.action() != crate::spec::Action::Inference;
-        pipeline = pipeline.with_crop_rule(CropRule::Tao { finetune });
-    }
+    let pipeline = Pipeline::evaluate(&augmentation(plan))?.with_crop_rule(crop_rule(plan));
     let options =
         LoaderOptions { shuffle: false, drop_last: false, mixup: None, ..options(plan, device, ranks) };
     Ok(Loader::new(dataset, pipeline, options)?)
@@ -131,15 +137,27 @@ pub(super) fn mixup(plan: &Plan) -> Option<Mixup> {
     })
 }
 
+/// Loader threads: as many as asked for, or this process's share of the cores, up to a limit of the loader's own.
+fn threads(plan: &Plan) -> usize {
+    if plan.is_set("dataset.num_workers_per_gpu") {
+        return plan.dataset.num_workers_per_gpu.max(1);
+    }
+    // As torchrun and our own launcher tell it.
+    let local = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|count| count.parse::<usize>().ok());
+    match local {
+        Some(processes) if processes > 1 => {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            (cores / processes).clamp(1, 16)
+        }
+        _ => 0,
+    }
+}
+
 fn options(plan: &Plan, device: Device, ranks: &dyn Collective) -> LoaderOptions {
     LoaderOptions {
         batch_size: plan.batch_size(),
         seed: plan.train.seed as u64,
-        threads: if plan.is_set("dataset.num_workers_per_gpu") {
-            plan.dataset.num_workers_per_gpu.max(1)
-        } else {
-            threads(ranks)
-        },
+        threads: threads(plan),
         rank: ranks.rank(),
         world_size: ranks.world_size(),
         // A CPU that normalises is better busy in the loader's threads; to a GPU bytes are a quarter of the way.
@@ -147,17 +165,6 @@ fn options(plan: &Plan, device: Device, ranks: &dyn Collective) -> LoaderOptions
         max_bad_fraction: plan.dataset.max_bad_fraction,
         ..LoaderOptions::default()
     }
-}
-
-/// Threads of a loader when the spec does not say: the loader's own choice (0) for one process, else this one's part of
-/// the machine.
-fn threads(ranks: &dyn Collective) -> usize {
-    if ranks.world_size() == 1 {
-        return 0;
-    }
-    let local = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.trim().parse::<usize>().ok());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / local.unwrap_or(1).max(1)).clamp(1, 16)
 }
 
 /// Puts a loader's batches on a device.
@@ -174,14 +181,17 @@ impl Placement {
         Self { device, mean, std }
     }
 
-    /// A batch as tensors.
-    pub(super) fn place(&self, batch: mae_data::Batch) -> Result<engine::Batch> {
-        self.tensors(batch).map_err(|error| Error::Core(error.into()))
+    /// A batch of a loader as tensors; its buffer goes back.
+    pub(super) fn place(&self, mut batch: mae_data::Batch, loader: &Loader) -> Result<engine::Batch> {
+        let images = std::mem::replace(&mut batch.images, Images::Bytes(Vec::new()));
+        let placed = self.tensors(batch, &images).map_err(|error| Error::Core(error.into()));
+        loader.recycle(images);
+        placed
     }
 
     /// A batch as tensors, with the images that count alone: no padding, no stand-ins for images that could not be
     /// read.
-    pub(super) fn place_counted(&self, mut batch: mae_data::Batch) -> Result<engine::Batch> {
+    pub(super) fn place_counted(&self, mut batch: mae_data::Batch, loader: &Loader) -> Result<engine::Batch> {
         let counts = |place: &usize| *place < batch.valid && !batch.replaced.contains(place);
         let kept: Vec<usize> = (0..batch.samples.len()).filter(counts).collect();
         if kept.len() < batch.samples.len() {
@@ -191,10 +201,14 @@ impl Placement {
             batch.shape[0] = kept.len();
             batch.valid = kept.len();
         }
-        self.place(batch)
+        self.place(batch, loader)
     }
 
-    fn tensors(&self, batch: mae_data::Batch) -> std::result::Result<engine::Batch, TchError> {
+    fn tensors(
+        &self,
+        batch: mae_data::Batch,
+        images: &Images,
+    ) -> std::result::Result<engine::Batch, TchError> {
         let shape = batch.shape.map(|side| side as i64);
         let rows = shape[0];
         let labels = (!batch.labels.contains(&-1)).then(|| Tensor::f_from_slice(&batch.labels));
@@ -204,7 +218,7 @@ impl Placement {
             tensor.map(|tensor| tensor.and_then(|t| t.f_to_device(self.device))).transpose()
         };
         Ok(engine::Batch {
-            images: self.images(&batch.images, shape)?,
+            images: self.images(images, shape)?,
             labels: on_device(labels)?,
             targets: on_device(targets)?,
             noise: None,
@@ -260,7 +274,7 @@ impl Data<Error> for TrainingData {
             let asked = Instant::now();
             let batch = batches.next();
             self.waited.set(self.waited.get() + asked.elapsed());
-            Some(batch?.map_err(Error::from).and_then(|batch| placement.place(batch)))
+            Some(batch?.map_err(Error::from).and_then(|batch| placement.place(batch, &self.train)))
         })))
     }
 
@@ -268,7 +282,7 @@ impl Data<Error> for TrainingData {
         let Some(loader) = &self.validation else { return Ok(None) };
         let placement = self.placement;
         let batches = loader.epoch(0, 0);
-        Ok(Some(Box::new(batches.map(move |batch| placement.place_counted(batch?)))))
+        Ok(Some(Box::new(batches.map(move |batch| placement.place_counted(batch?, loader)))))
     }
 }
 

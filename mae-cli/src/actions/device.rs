@@ -7,8 +7,8 @@ use tch::{Cuda, Device};
 
 use crate::error::{Error, Result};
 use crate::report::progress::Progress;
-use crate::spec::Plan;
 use crate::spec::schema::Device as Wanted;
+use crate::spec::{Action, Plan};
 
 /// Loads libtorch's CUDA part where a driver is. Call it first in `main`.
 pub fn prepare() {
@@ -21,6 +21,15 @@ pub fn prepare() {
 
 /// The device of the process with this index on its node.
 pub(super) fn choose(plan: &Plan, local_rank: usize, progress: &Progress) -> Result<Device> {
+    let on_cpu = match plan.action() {
+        Action::Export => plan.export.on_cpu,
+        // The engine is built by another program, on the device that it is told.
+        Action::GenTrtEngine => true,
+        _ => false,
+    };
+    if on_cpu {
+        return Ok(Device::Cpu);
+    }
     let (device, remark) = find(plan.device, plan.gpu_id(local_rank))?;
     if let Some(remark) = remark {
         progress.say(remark);

@@ -5,8 +5,9 @@ use mae_core::ops::Precision;
 use mae_data::Layout;
 
 use super::bad_samples::BadSamples;
+use super::classifier::Classifier;
 use super::data::Placement;
-use super::{End, Run, agreement, classes, data, model};
+use super::{End, Run, agreement, classes, data};
 use crate::error::Result;
 use crate::report::tensorboard::EventWriter;
 use crate::spec::Plan;
@@ -16,25 +17,39 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
     let finetune = plan.train.stage == Stage::Finetune;
     let layout = if finetune { Layout::ImageFolder } else { Layout::Flat };
     // First what is checked in no time: an archive may have to be unpacked.
-    let (model, checkpoint) = model::restore(plan, run)?;
+    let (mut classifier, trained) = Classifier::restore(plan, run)?;
     let key = "dataset.val_data_sources";
     let dataset = data::open(plan, key, &plan.dataset.val_data_sources, layout, &run.progress)?;
     if finetune {
         classes::fit_the_model(plan, key, &dataset, &run.progress)?;
-        classes::agree(&model::stored_classes(&checkpoint), key, &dataset)?;
+        classes::agree(&trained, key, &dataset)?;
     }
     agreement::on_the_data(key, &dataset, run.collective())?;
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run.device, run.collective())?;
     let placement = Placement::new(plan, run.device);
     let mut bad = BadSamples::open(plan, run.collective().rank(), false)?;
-    let mut evaluation = Evaluation::new(&model, Precision::Fp32, plan.train.seed as u64);
+    // A checkpoint computes by itself; what onnxruntime computes is handed over.
+    let (mut evaluation, mut session) = match &mut classifier {
+        Classifier::Checkpoint(model) => {
+            (Evaluation::new(model, Precision::Fp32, plan.train.seed as u64), None)
+        }
+        Classifier::Onnx(session) => (Evaluation::of_logits(), Some(session)),
+    };
     let mut task = run.progress.items("Evaluating", total as u64);
     let mut done = 0;
     let mut batches = loader.epoch(0, 0).take_while(|_| !run.is_interrupted());
     let result = batches.try_for_each(|batch| -> Result<()> {
-        let batch = placement.place_counted(batch?)?;
-        evaluation.add(&batch)?;
+        let batch = placement.place_counted(batch?, &loader)?;
+        match &mut session {
+            Some(session) if batch.valid > 0 => {
+                let logits = session.run(&batch.images)?;
+                evaluation
+                    .add_logits(&batch, &logits.f_to_device(run.device).map_err(mae_core::Error::from)?)?;
+            }
+            Some(_) => {}
+            None => evaluation.add(&batch)?,
+        }
         done += batch.valid as u64 * run.collective().world_size() as u64;
         task.at(done.min(total as u64));
         Ok(())

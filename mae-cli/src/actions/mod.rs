@@ -7,11 +7,13 @@ mod bad_samples;
 mod bench_loader;
 mod checkpoints;
 mod classes;
+mod classifier;
 mod data;
 mod data_tools;
 mod device;
 mod evaluate;
 mod export;
+mod gen_trt_engine;
 mod inference;
 mod launch;
 mod model;
@@ -68,6 +70,7 @@ pub fn execute(plan: &Plan) -> Result<End> {
         Action::Evaluate => evaluate::evaluate(plan, &mut run),
         Action::Inference => inference::inference(plan, &mut run),
         Action::Export => export::export(plan, &mut run).map(|()| End::Done),
+        Action::GenTrtEngine => gen_trt_engine::gen_trt_engine(plan, &mut run),
     };
     run.finish(plan, &result)?;
     result

@@ -3,11 +3,11 @@
 //! - [`progress`]: a bar on a terminal, plain lines elsewhere.
 //! - [`status`]: `status.json`, line for line as TAO's monitors read it.
 //! - [`tensorboard`]: event files.
-//! - [`results_csv`]: classes of inference.
+//! - [`results`]: what inference found, as CSV, JSON lines or Parquet.
 
 pub mod progress;
 mod python_json;
-pub mod results_csv;
+pub mod results;
 mod rewind;
 pub mod status;
 pub mod tensorboard;

@@ -245,7 +245,14 @@ pub(super) fn without_unset_extensions(root: &Map) -> Map {
             .filter_map(|(key, node)| {
                 let path = join(prefix, key);
                 let value = match (&node.value, schema::find(&path)) {
-                    (Value::Map(inner), Some(Found::Section(_))) => Value::Map(section(&path, inner)),
+                    (Value::Map(inner), Some(Found::Section(_))) => {
+                        let kept = section(&path, inner);
+                        // A section that only we know goes with its fields.
+                        if kept.is_empty() && !inner.is_empty() {
+                            return None;
+                        }
+                        Value::Map(kept)
+                    }
                     (_, Some(Found::Leaf(_, leaf)))
                         if leaf.upstream == schema::Upstream::Extension && !node.origin.is_explicit() =>
                     {

@@ -26,6 +26,6 @@ pub use compose::{Composed, compose};
 pub use convert::default_text;
 pub use defaults_file::write_default_specs;
 pub use error::{Error, Kind, Origin, Result};
-pub use plan::{Action, Plan, default_specs};
+pub use plan::{Action, EnginePrecision, Plan, default_specs};
 pub use python::float_repr;
 pub use value::{MISSING, Map, Node, Value, select};

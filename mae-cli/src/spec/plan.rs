@@ -27,11 +27,14 @@ pub enum Action {
     Inference,
     /// ONNX file.
     Export,
+    /// TensorRT engine.
+    GenTrtEngine,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 4] = [Self::Train, Self::Evaluate, Self::Inference, Self::Export];
+    pub const ALL: [Self; 5] =
+        [Self::Train, Self::Evaluate, Self::Inference, Self::Export, Self::GenTrtEngine];
 
     /// The sub-command and section name, e.g. `train`.
     pub const fn name(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Action {
             Self::Evaluate => "evaluate",
             Self::Inference => "inference",
             Self::Export => "export",
+            Self::GenTrtEngine => "gen_trt_engine",
         }
     }
 
@@ -50,8 +54,20 @@ impl Action {
             Self::Evaluate => "Evaluate",
             Self::Inference => "Inference",
             Self::Export => "Export",
+            Self::GenTrtEngine => "Gen_trt_engine",
         }
     }
+}
+
+/// Precision of a TensorRT engine: `gen_trt_engine.tensorrt.data_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnginePrecision {
+    /// 32-bit floats.
+    Fp32,
+    /// 16-bit floats where that is faster.
+    Fp16,
+    /// 8-bit integers where that is faster.
+    Int8,
 }
 
 /// A checked spec for one action. Its fields are those of [`Spec`], e.g. `plan.train.optim.lr`.
@@ -146,10 +162,10 @@ impl Plan {
         select(&self.root, path).map_or(Origin::Default, |node| node.origin.clone())
     }
 
-    /// The checkpoint of evaluate, inference or export; empty for train.
+    /// The checkpoint of evaluate, inference or export; empty for other actions.
     pub fn checkpoint(&self) -> &str {
         match self.action {
-            Action::Train => "",
+            Action::Train | Action::GenTrtEngine => "",
             Action::Evaluate => &self.spec.evaluate.checkpoint,
             Action::Inference => &self.spec.inference.checkpoint,
             Action::Export => &self.spec.export.checkpoint,
@@ -178,6 +194,7 @@ impl Plan {
         let (count, ids) = self.gpus();
         match self.action {
             Action::Export => usize::try_from(self.spec.export.gpu_id).unwrap_or(0),
+            Action::GenTrtEngine => usize::try_from(self.spec.gen_trt_engine.gpu_id).unwrap_or(0),
             _ if count > ids.len() => local_rank,
             _ => ids.get(local_rank).copied().unwrap_or(local_rank),
         }
@@ -189,7 +206,7 @@ impl Plan {
             Action::Train => self.spec.train.num_nodes,
             Action::Evaluate => self.spec.evaluate.num_nodes,
             Action::Inference => self.spec.inference.num_nodes,
-            Action::Export => 1,
+            Action::Export | Action::GenTrtEngine => 1,
         }
     }
 
@@ -213,7 +230,7 @@ impl Plan {
             Action::Train => (self.spec.train.num_gpus, &self.spec.train.gpu_ids),
             Action::Evaluate => (self.spec.evaluate.num_gpus, &self.spec.evaluate.gpu_ids),
             Action::Inference => (self.spec.inference.num_gpus, &self.spec.inference.gpu_ids),
-            Action::Export => (1, &[]),
+            Action::Export | Action::GenTrtEngine => (1, &[]),
         }
     }
 
@@ -227,10 +244,10 @@ impl Plan {
         usize::try_from(own).ok().filter(|own| *own > 0).unwrap_or(self.spec.dataset.batch_size)
     }
 
-    /// The ONNX file to write: `export.onnx_file`, else `<results folder>/<arch>.onnx`.
+    /// The file that export writes: `export.onnx_file`, else `<results folder>/<arch>` with the format's extension.
     pub fn onnx_file(&self) -> PathBuf {
         match self.spec.export.onnx_file.as_str() {
-            "" => self.results_dir.join(format!("{}.onnx", self.spec.model.arch)),
+            "" => self.results_dir.join(format!("{}.{}", self.spec.model.arch, self.spec.export.format)),
             file => PathBuf::from(file),
         }
     }
@@ -244,6 +261,28 @@ impl Plan {
             side("export.input_height", self.spec.export.input_height),
             side("export.input_width", self.spec.export.input_width),
         )
+    }
+
+    /// `gen_trt_engine.tensorrt.data_type`, where it says one. TAO's templates say `fp32,fp16`: 16 bits are allowed.
+    pub fn engine_precision(&self) -> Option<EnginePrecision> {
+        match self.spec.gen_trt_engine.tensorrt.data_type.trim().to_ascii_lowercase().as_str() {
+            "fp32" => Some(EnginePrecision::Fp32),
+            "fp16" | "fp32,fp16" => Some(EnginePrecision::Fp16),
+            "int8" => Some(EnginePrecision::Int8),
+            _ => None,
+        }
+    }
+
+    /// The images that an export is verified on, with the key that names them: validation, else test, else training.
+    pub fn verification_source(&self) -> Option<(&'static str, &str)> {
+        let dataset = &self.spec.dataset;
+        [
+            ("dataset.val_data_sources", dataset.val_data_sources.as_str()),
+            ("dataset.test_data_sources", dataset.test_data_sources.as_deref().unwrap_or_default()),
+            ("dataset.train_data_sources", dataset.train_data_sources.as_str()),
+        ]
+        .into_iter()
+        .find(|(_, source)| !source.is_empty())
     }
 
     /// What was accepted without effect or deserves a look, one sentence each, to be printed once at start.
@@ -303,9 +342,8 @@ fn resolve(root: &Map, action: Action, context: &Context<'_>) -> Result<Map> {
     let mut resolver = Resolver::new(root, context);
     let foreign = |path: &str| {
         let section = path.split('.').next().unwrap_or("");
-        section == "gen_trt_engine"
-            || (section != action.name()
-                && Action::ALL.iter().any(|other| other.name() == section && *other != Action::Train))
+        section != action.name()
+            && Action::ALL.iter().any(|other| other.name() == section && *other != Action::Train)
     };
     let mut out = compose::defaults();
     for (path, ..) in schema::leaves() {

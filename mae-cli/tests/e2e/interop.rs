@@ -19,20 +19,7 @@ use mae_data::{
 };
 use tch::{Device, Tensor};
 
-use crate::common::{Sandbox, contents, goldens, results_csv, status_lines, workspace};
-
-pub fn python() -> Option<PathBuf> {
-    match std::env::var_os("MAE_PYTHON") {
-        Some(python) => Some(PathBuf::from(python)),
-        None if std::env::var("CI").as_deref() == Ok("true") => {
-            panic!("CI=true, and MAE_PYTHON is not set: MAE_PYTHON=$(scripts/python-env)")
-        }
-        None => {
-            eprintln!("skipped: MAE_PYTHON is not set (MAE_PYTHON=$(scripts/python-env))");
-            None
-        }
-    }
-}
+use crate::common::{Sandbox, contents, goldens, python, results_csv, status_lines, workspace};
 
 /// Runs one of the checks in `tests/interop`, which prints OK and a summary, or says what does not hold.
 #[track_caller]

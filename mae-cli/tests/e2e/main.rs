@@ -8,6 +8,8 @@
 //! | `resume` | interrupts, kills, threads: the same weights bit for bit |
 //! | `errors` | what a user reads when something is wrong, and the exit code |
 //! | `families` | ViT and Hiera |
+//! | `exports` | what export can write, onnxruntime in the place of libtorch, and the tables of inference |
+//! | `engine` | TensorRT engines, with a stand-in for NVIDIA's builder |
 //! | `numerics` | precision, steps that are not finite, the sparse encoder, illegal sizes, `mae bench` |
 //! | `cli` | default specs, version |
 //! | `ckpt` | inspect, convert, diff, average |
@@ -19,6 +21,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "helpers of tests fail by panicking"
 )]
 
@@ -27,7 +30,9 @@ mod cli;
 mod common;
 mod data_tools;
 mod distributed;
+mod engine;
 mod errors;
+mod exports;
 mod families;
 mod interop;
 mod numerics;

@@ -23,7 +23,7 @@ mod dtype;
 mod error;
 mod file;
 pub mod lightning;
-mod mmap;
+pub(crate) mod mmap;
 mod module;
 mod pickle;
 mod publish;

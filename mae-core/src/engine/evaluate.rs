@@ -1,5 +1,7 @@
 //! Exact metrics over a data set: sums over samples, never means of batch means.
 
+use tch::Tensor;
+
 use super::batch::{Batch, sample_key};
 use super::collective::Collective;
 use crate::classify::{correct_top_k, cross_entropy};
@@ -23,7 +25,8 @@ pub struct Metrics {
 
 /// An evaluation in progress.
 pub struct Evaluation<'m> {
-    model: &'m Model,
+    /// Absent where the logits come from elsewhere.
+    model: Option<&'m Model>,
     precision: Precision,
     seed: u64,
     loss_sum: f64,
@@ -38,7 +41,21 @@ const EVALUATION_EPOCH: u64 = u64::MAX;
 impl<'m> Evaluation<'m> {
     /// Starts with nothing counted.
     pub fn new(model: &'m Model, precision: Precision, seed: u64) -> Self {
-        Evaluation { model, precision, seed, loss_sum: 0.0, correct: 0.0, correct_top5: 0.0, samples: 0.0 }
+        Evaluation { model: Some(model), precision, seed, ..Self::of_logits() }
+    }
+
+    /// The same for a classifier that runs elsewhere: [`add_logits`](Self::add_logits) is given what it found.
+    pub fn of_logits() -> Self {
+        let (loss_sum, correct, correct_top5, samples) = (0.0, 0.0, 0.0, 0.0);
+        Evaluation {
+            model: None,
+            precision: Precision::Fp32,
+            seed: 0,
+            loss_sum,
+            correct,
+            correct_top5,
+            samples,
+        }
     }
 
     /// Adds the counted samples of a batch.
@@ -48,12 +65,10 @@ impl<'m> Evaluation<'m> {
     pub fn add(&mut self, batch: &Batch) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let valid = batch.valid;
-        if valid == 0 {
-            return Ok(());
-        }
+        let Some(model) = self.model.filter(|_| valid > 0) else { return Ok(()) };
         let images = batch.images.f_narrow(0, 0, valid)?;
-        let eager = Eager::new(&self.model.params).with_precision(self.precision);
-        let loss = match &self.model.network {
+        let eager = Eager::new(&model.params).with_precision(self.precision);
+        let loss = match &model.network {
             Network::Pretrain(autoencoder) => {
                 let keys: Vec<u64> = batch.samples[..valid as usize]
                     .iter()
@@ -64,16 +79,29 @@ impl<'m> Evaluation<'m> {
                 autoencoder.forward(&eager, &images, &noise)?.loss
             }
             Network::Classify(classifier) => {
-                let logits = classifier.logits(&eager, &images)?;
-                let Some(labels) = &batch.labels else { return Ok(()) };
-                let labels = labels.f_narrow(0, 0, valid)?;
-                self.correct += correct_top_k(&logits, &labels, 1, valid)? as f64;
-                self.correct_top5 += correct_top_k(&logits, &labels, 5, valid)? as f64;
-                cross_entropy(&logits, &labels, 0.0)?
+                return self.add_logits(batch, &classifier.logits(&eager, &images)?);
             }
         };
-        self.loss_sum += f64::try_from(loss)? * valid as f64;
-        self.samples += valid as f64;
+        self.count(&loss, valid)
+    }
+
+    /// Adds the counted samples of a batch, whose first rows of `logits` `[N, num_classes]` are theirs. A batch without
+    /// labels is passed over.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn add_logits(&mut self, batch: &Batch, logits: &Tensor) -> Result<()> {
+        let valid = batch.valid;
+        let Some(labels) = batch.labels.as_ref().filter(|_| valid > 0) else { return Ok(()) };
+        let (logits, labels) = (logits.f_narrow(0, 0, valid)?, labels.f_narrow(0, 0, valid)?);
+        self.correct += correct_top_k(&logits, &labels, 1, valid)? as f64;
+        self.correct_top5 += correct_top_k(&logits, &labels, 5, valid)? as f64;
+        self.count(&cross_entropy(&logits, &labels, 0.0)?, valid)
+    }
+
+    fn count(&mut self, loss: &Tensor, samples: i64) -> Result<()> {
+        self.loss_sum += f64::try_from(loss)? * samples as f64;
+        self.samples += samples as f64;
         Ok(())
     }
 
@@ -85,7 +113,7 @@ impl<'m> Evaluation<'m> {
         let mut sums = [self.loss_sum, self.correct, self.correct_top5, self.samples];
         collective.sum(&mut sums)?;
         let [loss, correct, correct_top5, samples] = sums;
-        let classify = matches!(self.model.network, Network::Classify(_));
+        let classify = self.model.is_none_or(|model| matches!(model.network, Network::Classify(_)));
         let share = |count: f64| classify.then_some(count / samples);
         Ok(Metrics {
             samples: samples as u64,

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
+use half::f16;
 use tch::{Device, Kind, Tensor};
 
 use super::proto::{
     ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, AttributeProto, Dimension, DimensionProto, GraphProto,
     NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The name of the open dimension.
 pub(super) const BATCH: &str = "batch_size";
@@ -19,8 +20,12 @@ pub(super) const BATCH: &str = "batch_size";
 pub enum DataType {
     /// 32-bit float.
     Float = 1,
+    /// 8-bit unsigned integer: pixels.
+    Uint8 = 2,
     /// 64-bit integer: shapes, axes and indices.
     Int64 = 7,
+    /// 16-bit float.
+    Float16 = 10,
 }
 
 /// A tensor of the graph, by number.
@@ -46,6 +51,7 @@ pub(super) struct Initializer {
 #[derive(Debug)]
 enum Data {
     Bytes(Vec<u8>),
+    /// Written as the float type of its header.
     Tensor(Tensor),
 }
 
@@ -54,20 +60,30 @@ impl Initializer {
     pub fn len(&self) -> usize {
         match &self.data {
             Data::Bytes(bytes) => bytes.len(),
-            Data::Tensor(tensor) => tensor.numel() * size_of::<f32>(),
+            Data::Tensor(tensor) => tensor.numel() * if self.is_half() { 2 } else { 4 },
         }
+    }
+
+    fn is_half(&self) -> bool {
+        self.header.data_type == DataType::Float16 as i32
     }
 
     /// The values, little-endian and row-major.
     ///
     /// # Errors
-    /// When libtorch cannot copy them.
+    /// When libtorch cannot copy them, or fp16 cannot hold one.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         match &self.data {
             Data::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
             Data::Tensor(tensor) => {
-                let tensor =
-                    tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+                let kind = if self.is_half() { Kind::Half } else { Kind::Float };
+                let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
+                if self.is_half() && !bool::try_from(tensor.f_isfinite()?.f_all()?)? {
+                    return Err(Error::Onnx {
+                        problem: format!("'{}' has values that fp16 cannot hold", self.header.name),
+                        remedy: "export in fp32 (export.precision=fp32)".into(),
+                    });
+                }
                 let mut bytes = vec![0; self.len()];
                 tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
                 Ok(Cow::Owned(bytes))
@@ -127,10 +143,11 @@ impl Graph {
         self.push(name, shape.to_vec(), dtype, Origin::Input)
     }
 
-    /// Adds a named fp32 constant; `note` says how it differs from the state dict's tensor of that name.
-    pub fn initializer(&mut self, name: &str, note: &str, tensor: Tensor) -> TensorId {
+    /// Adds a named constant, stored as the float type `dtype`; `note` says how it differs from the state dict's tensor
+    /// of that name.
+    pub fn initializer(&mut self, name: &str, note: &str, tensor: Tensor, dtype: DataType) -> TensorId {
         let dims = tensor.size();
-        self.store(name, note, dims, DataType::Float, Data::Tensor(tensor))
+        self.store(name, note, dims, dtype, Data::Tensor(tensor))
     }
 
     /// The list of integers `values`.
@@ -143,9 +160,12 @@ impl Graph {
         self.constant(&[], DataType::Int64, bytemuck::bytes_of(&value))
     }
 
-    /// The single float `value`, without dimensions.
-    pub fn float(&mut self, value: f32) -> TensorId {
-        self.constant(&[], DataType::Float, bytemuck::bytes_of(&value))
+    /// The single float `value` as the float type `dtype`, without dimensions.
+    pub fn float(&mut self, value: f32, dtype: DataType) -> TensorId {
+        match dtype {
+            DataType::Float16 => self.constant(&[], dtype, &f16::from_f32(value).to_le_bytes()),
+            _ => self.constant(&[], DataType::Float, bytemuck::bytes_of(&value)),
+        }
     }
 
     /// Adds a node in the part of the model called `place`, unless the same result is there already. The result has
@@ -173,6 +193,11 @@ impl Graph {
     /// The shape of a tensor, -1 where the batch is open.
     pub fn shape(&self, id: TensorId) -> &[i64] {
         &self.tensors[id.0].shape
+    }
+
+    /// The dtype of a tensor.
+    pub fn dtype(&self, id: TensorId) -> DataType {
+        self.tensors[id.0].dtype
     }
 
     /// What a tensor is a reshape of, or the tensor itself.

@@ -21,7 +21,11 @@
 //! | `graph` | nodes, constants, names |
 //! | `opset` | what the versions of the operator set change |
 //! | `proto` | the messages of the file format |
+//! | `preprocess` | images of bytes as the input |
 //! | `write` | streaming, external data, putting files in place |
+//! | [`inspect`] | what an ONNX file says of itself, ours or another's, without its weights |
+//! | [`Calibrator`] | 8-bit integers: ranges measured on images, and the quantised file |
+//! | [`Session`] | running an ONNX file in onnxruntime |
 //!
 //! # What the graph looks like
 //! - The input is `input`, `[batch_size, C, H, W]` fp32, the result `output`; every result in between has its shape, the
@@ -37,25 +41,35 @@
 //!   needs them, so that they cancel where they can.
 //! - No tensor that is needed has more than eight dimensions, which is TensorRT's limit: Hiera's reordering of its tokens
 //!   is a `Gather` of rows.
+//! - In fp16, weights and results are 16-bit floats, but input and output stay fp32, and so does what fp16 cannot hold:
+//!   sums of squares over an image, and means.
 //! - `LayerNormalization` and `Gelu` are single nodes in the operator sets that have them (17, 20), else the
 //!   compositions that runtimes recognise; attention is `MatMul`, `Mul`, `Softmax`, `MatMul`.
 
 mod graph;
+mod inspect;
 mod operations;
 mod opset;
+mod preprocess;
 mod proto;
+mod quantize;
 mod recorder;
+mod session;
 mod shapes;
 #[cfg(test)]
 mod tests;
 mod write;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 pub use graph::DataType;
+pub use inspect::{Described, Description, describe};
 pub use opset::{NEWEST_OPSET, OLDEST_OPSET};
+pub use preprocess::Preprocessing;
+pub use quantize::Calibrator;
 pub use recorder::{Recorder, Value};
+pub use session::{Session, find_library};
 
 use crate::error::{Error, Result};
 use crate::params::Params;
@@ -69,7 +83,7 @@ pub const INPUT_NAME: &str = "input";
 pub const OUTPUT_NAME: &str = "output";
 
 /// How a model is exported.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ExportOptions {
     /// Version of the operator set, [`OLDEST_OPSET`] to [`NEWEST_OPSET`].
     pub opset: i64,
@@ -81,6 +95,10 @@ pub struct ExportOptions {
     pub height: i64,
     /// Width of an image in pixels.
     pub width: i64,
+    /// Whether the model computes in 16-bit floats. Input and output stay fp32.
+    pub fp16: bool,
+    /// Takes images of bytes, `[N, H, W, 3]`, and normalises them itself; `None`: takes `[N, C, H, W]` fp32, normalised.
+    pub preprocessing: Option<Preprocessing>,
     /// Keys and values for the model's `metadata_props`, in this order.
     pub metadata: Vec<(String, String)>,
     /// Whether tensors go to a file beside the model, its name followed by `.data`. `None`: only when the model would
@@ -91,7 +109,7 @@ pub struct ExportOptions {
 }
 
 impl Default for ExportOptions {
-    /// Operator set 17, open batch, three channels, 224 by 224 pixels, nothing replaced.
+    /// Operator set 17, open batch, three channels, 224 by 224 pixels, fp32, nothing replaced.
     fn default() -> Self {
         ExportOptions {
             opset: 17,
@@ -99,6 +117,8 @@ impl Default for ExportOptions {
             channels: 3,
             height: 224,
             width: 224,
+            fp16: false,
+            preprocessing: None,
             metadata: Vec::new(),
             external_data: None,
             overwrite: false,
@@ -111,6 +131,8 @@ impl Default for ExportOptions {
 pub struct ExportSummary {
     /// Nodes of the graph.
     pub nodes: usize,
+    /// How often each operator is there, by name.
+    pub operators: Vec<(String, usize)>,
     /// Constant tensors: parameters and small constants.
     pub initializers: usize,
     /// Bytes of all files.
@@ -121,7 +143,7 @@ pub struct ExportSummary {
     pub files: Vec<PathBuf>,
 }
 
-/// Records `forward` for images `[N, C, H, W]` and writes it to `path`. The folder must exist. No file appears, or is
+/// Records `forward` for normalised images `[N, C, H, W]` and writes it to `path`. The folder must exist. No file appears, or is
 /// replaced, before it is complete.
 ///
 /// # Errors
@@ -138,8 +160,12 @@ pub fn export(
     }
     let (model, output_shape) = record(params, options, forward)?;
     let written = model.write(path, options.external_data, options.overwrite)?;
+    let nodes = model.proto.graph.as_ref().map(|graph| &graph.node[..]).unwrap_or_default();
+    let mut operators = BTreeMap::<&str, usize>::new();
+    nodes.iter().for_each(|node| *operators.entry(&node.op_type).or_default() += 1);
     Ok(ExportSummary {
-        nodes: model.proto.graph.as_ref().map_or(0, |graph| graph.node.len()),
+        nodes: nodes.len(),
+        operators: operators.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         initializers: model.initializers.len(),
         bytes: written.bytes,
         output_shape,
@@ -157,8 +183,9 @@ fn record(
     let metadata_props = metadata(&options.metadata)?;
     let shape = input_shape(options)?;
     let _guard = tch::no_grad_guard();
-    let recorder = Recorder::new(params, opset, OUTPUT_NAME);
-    let images = recorder.input(INPUT_NAME, &shape);
+    let float_type = if options.fp16 { opset.half()? } else { DataType::Float };
+    let recorder = Recorder::new(params, opset, float_type, OUTPUT_NAME);
+    let images = recorder.images(INPUT_NAME, &shape, options.preprocessing.as_ref())?;
     let output = forward(&recorder, &images)?;
     let output_shape = output.shape().to_vec();
     let (graph, output) = recorder.finish(&output)?;

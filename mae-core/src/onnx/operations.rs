@@ -1,6 +1,6 @@
 //! What the recorder makes of each operation.
 
-use super::graph::{Attribute, TensorId};
+use super::graph::{Attribute, DataType, TensorId};
 use super::recorder::{Recorder, Source, Value, shape_error};
 use super::shapes::{broadcast, resolve, without};
 use crate::error::Result;
@@ -86,9 +86,10 @@ impl Ops for Recorder<'_> {
         one[last] = 1;
         let mean = self.reduce(&place, "ReduceMean", input, &[last as i64], true, one.clone());
         let centred = node("Sub", &[input, mean]);
-        let squared = node("Pow", &[centred, self.float(2.0)]);
+        let squared = node("Pow", &[centred, self.float(2.0, centred)]);
         let variance = self.reduce(&place, "ReduceMean", squared, &[last as i64], true, one.clone());
-        let variance = self.node(&place, "Add", &[variance, self.float(layer.eps)], vec![], one.clone());
+        let epsilon = self.float(layer.eps, variance);
+        let variance = self.node(&place, "Add", &[variance, epsilon], vec![], one.clone());
         let deviation = self.node(&place, "Sqrt", &[variance], vec![], one);
         let normalised = node("Div", &[centred, deviation]);
         Ok(self.value(node("Add", &[node("Mul", &[normalised, weight]), bias])))
@@ -106,14 +107,17 @@ impl Ops for Recorder<'_> {
         let (per_channel, per_image) = (vec![x.shape[0], 1, 1, channels], vec![x.shape[0], 1, 1, 1]);
         let node =
             |op, inputs: &[TensorId], shape: &[i64]| self.node(&place, op, inputs, vec![], shape.to_vec());
-        let energy = self.reduce(&place, "ReduceL2", input, &[1, 2], true, per_channel.clone());
+        // The squares of a whole image are too much for fp16.
+        let precise = self.cast(&place, input, DataType::Float);
+        let energy = self.reduce(&place, "ReduceL2", precise, &[1, 2], true, per_channel.clone());
         let mean = self.reduce(&place, "ReduceMean", energy, &[3], true, per_image.clone());
         let response =
-            node("Div", &[energy, node("Add", &[mean, self.float(1e-6)], &per_image)], &per_channel);
+            node("Div", &[energy, node("Add", &[mean, self.float(1e-6, mean)], &per_image)], &per_channel);
+        let response = self.cast(&place, response, self.dtype(input));
         // γ·x·n + β + x = x·(γ·n + 1) + β: one product over the whole image instead of two.
         let gamma = self.parameter_tensor(layer.gamma)?;
-        let scale =
-            node("Add", &[node("Mul", &[response, gamma], &per_channel), self.float(1.0)], &per_channel);
+        let factor = node("Mul", &[response, gamma], &per_channel);
+        let scale = node("Add", &[factor, self.float(1.0, factor)], &per_channel);
         let scaled = node("Mul", &[input, scale], &x.shape);
         Ok(self.value(node("Add", &[scaled, self.parameter_tensor(layer.beta)?], &x.shape)))
     }
@@ -127,9 +131,9 @@ impl Ops for Recorder<'_> {
             node("Gelu", &[input])
         } else {
             // x/2 · (1 + erf(x/√2)), in the order that runtimes recognise.
-            let error = node("Erf", &[node("Div", &[input, self.float(std::f64::consts::SQRT_2)])]);
-            let sum = node("Add", &[error, self.float(1.0)]);
-            node("Mul", &[node("Mul", &[input, sum]), self.float(0.5)])
+            let error = node("Erf", &[node("Div", &[input, self.float(std::f64::consts::SQRT_2, input)])]);
+            let sum = node("Add", &[error, self.float(1.0, input)]);
+            node("Mul", &[node("Mul", &[input, sum]), self.float(0.5, input)])
         };
         Ok(self.value_in_order(y, order))
     }
@@ -153,9 +157,14 @@ impl Ops for Recorder<'_> {
         let node = |op, inputs: &[TensorId], attributes, shape: &[i64]| {
             self.node(&place, op, inputs, attributes, shape.to_vec())
         };
-        let products = node("MatMul", &[self.tensor(q)?, self.tensor(&keys)?], vec![], &scores);
-        let scale = self.float(1.0 / (q.shape[rank - 1] as f64).sqrt());
-        let scaled = node("Mul", &[products, scale], vec![], &scores);
+        let (queries, keys) = (self.tensor(q)?, self.tensor(&keys)?);
+        let scale = self.float(1.0 / (q.shape[rank - 1] as f64).sqrt(), queries);
+        let scaled = if self.dtype(queries) == DataType::Float16 {
+            // In this order the products stay within fp16.
+            node("MatMul", &[node("Mul", &[queries, scale], vec![], &q.shape), keys], vec![], &scores)
+        } else {
+            node("Mul", &[node("MatMul", &[queries, keys], vec![], &scores), scale], vec![], &scores)
+        };
         let weights = node("Softmax", &[scaled], vec![("axis", Attribute::Int(-1))], &scores);
         Ok(self.value(node("MatMul", &[weights, self.tensor(v)?], vec![], &output)))
     }

@@ -1,5 +1,6 @@
 //! What the versions of ONNX's operator set change for us.
 
+use super::graph::DataType;
 use crate::error::{Error, Result};
 
 /// The oldest operator set that we write: since 13, `Softmax` works on one axis and `Squeeze` and `Unsqueeze` are
@@ -44,6 +45,23 @@ impl Opset {
             25..=27 => 13,
             _ => 14,
         }
+    }
+
+    /// The float type of an export in fp16.
+    ///
+    /// # Errors
+    /// Where layer norm is a composition, whose squares leave fp16.
+    pub fn half(self) -> Result<DataType> {
+        if self.has_layer_normalization() {
+            return Ok(DataType::Float16);
+        }
+        Err(Error::Onnx {
+            problem: format!(
+                "opset_version {} has no LayerNormalization, without which fp16 overflows",
+                self.0
+            ),
+            remedy: "set export.opset_version to 17 or more, or export in fp32".into(),
+        })
     }
 
     /// `LayerNormalization` is one node.

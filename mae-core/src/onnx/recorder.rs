@@ -64,6 +64,8 @@ impl Value {
 #[derive(Debug)]
 pub struct Recorder<'a> {
     pub(super) opset: Opset,
+    /// The float type that the model computes in.
+    float_type: DataType,
     pub(super) eager: Eager<'a>,
     graph: RefCell<Graph>,
     scopes: RefCell<Vec<String>>,
@@ -72,10 +74,11 @@ pub struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    /// An empty graph whose result will be called `output`.
-    pub(super) fn new(params: &'a Params, opset: Opset, output: &str) -> Self {
+    /// An empty graph whose result will be called `output`, to be computed in `float_type`.
+    pub(super) fn new(params: &'a Params, opset: Opset, float_type: DataType, output: &str) -> Self {
         Recorder {
             opset,
+            float_type,
             eager: Eager::new(params),
             graph: RefCell::new(Graph::new(output)),
             scopes: RefCell::default(),
@@ -84,15 +87,15 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Adds an fp32 input; -1 leaves the batch open.
-    pub(super) fn input(&self, name: &str, shape: &[i64]) -> Value {
-        let id = self.graph.borrow_mut().input(name, shape, DataType::Float);
+    /// Adds an input; -1 leaves the batch open.
+    pub(super) fn input(&self, name: &str, shape: &[i64], dtype: DataType) -> Value {
+        let id = self.graph.borrow_mut().input(name, shape, dtype);
         self.value(id)
     }
 
-    /// Makes `value` the result.
+    /// Makes `value` the result, in fp32.
     pub(super) fn finish(self, value: &Value) -> Result<(Graph, TensorId)> {
-        let id = self.tensor(value)?;
+        let id = self.cast("", self.tensor(value)?, DataType::Float);
         // Only what a node computes can be called the output.
         let computed = self.graph.borrow().is_computed(id);
         let id = if computed { id } else { self.node("", "Identity", &[id], vec![], value.shape.clone()) };
@@ -114,7 +117,7 @@ impl<'a> Recorder<'a> {
                     return Ok(id);
                 }
                 let tensor = constant.tensor.f_detach()?;
-                let id = self.graph.borrow_mut().initializer(&constant.name, "", tensor);
+                let id = self.graph.borrow_mut().initializer(&constant.name, "", tensor, self.float_type);
                 constant.recorded.set(Some(id));
                 Ok(id)
             }
@@ -140,7 +143,27 @@ impl<'a> Recorder<'a> {
     pub(super) fn value(&self, id: TensorId) -> Value {
         let shape = self.graph.borrow().shape(id).to_vec();
         let order = (0..shape.len()).collect();
-        Value { source: Source::Tensor { id, order }, shape, dtype: DataType::Float }
+        Value { source: Source::Tensor { id, order }, shape, dtype: self.dtype(id) }
+    }
+
+    /// The dtype of a tensor of the graph.
+    pub(super) fn dtype(&self, id: TensorId) -> DataType {
+        self.graph.borrow().dtype(id)
+    }
+
+    /// The float type that the model computes in.
+    pub(super) fn float_type(&self) -> DataType {
+        self.float_type
+    }
+
+    /// A tensor as another type; itself where it has that type.
+    pub(super) fn cast(&self, place: &str, id: TensorId, dtype: DataType) -> TensorId {
+        if self.dtype(id) == dtype {
+            return id;
+        }
+        let shape = self.graph.borrow().shape(id).to_vec();
+        let attributes = vec![("to", Attribute::Int(dtype as i64))];
+        self.graph.borrow_mut().node(place, "Cast", &[id], attributes, shape, dtype)
     }
 
     /// A tensor of the graph as a value whose dimension `i` is the tensor's dimension `order[i]`.
@@ -149,7 +172,7 @@ impl<'a> Recorder<'a> {
             let graph = self.graph.borrow();
             order.iter().map(|&dim| graph.shape(id)[dim]).collect()
         };
-        Value { source: Source::Tensor { id, order }, shape, dtype: DataType::Float }
+        Value { source: Source::Tensor { id, order }, shape, dtype: self.dtype(id) }
     }
 
     /// A parameter as it is.
@@ -159,7 +182,7 @@ impl<'a> Recorder<'a> {
         entry
             .get_or_insert_with(|| {
                 let params = self.eager.params();
-                constant(params.spec(id).name.clone(), params.get(id).shallow_clone())
+                self.constant(params.spec(id).name.clone(), params.get(id).shallow_clone())
             })
             .clone()
     }
@@ -177,14 +200,27 @@ impl<'a> Recorder<'a> {
         let params = self.eager.params();
         let tensor = params.get(id).f_detach()?.f_transpose(0, 1)?;
         let note = "transposed: [in, out], where the state dict has [out, in]";
-        let tensor = self.graph.borrow_mut().initializer(&params.spec(id).name, note, tensor);
+        let name = &params.spec(id).name;
+        let tensor = self.graph.borrow_mut().initializer(name, note, tensor, self.float_type);
         self.transposed.borrow_mut()[id.index()] = Some(tensor);
         Ok(tensor)
     }
 
     /// A constant computed from the constant `name`, whose name it carries with a mark.
     pub(super) fn folded(&self, name: &str, tensor: Tensor) -> Value {
-        constant(format!("{}.folded", name.trim_end_matches(".folded")), tensor)
+        self.constant(format!("{}.folded", name.trim_end_matches(".folded")), tensor)
+    }
+
+    /// A named fp32 constant that is no parameter.
+    pub(super) fn named(&self, name: &str, values: &[f32]) -> Result<TensorId> {
+        let tensor = Tensor::f_from_slice(values)?;
+        Ok(self.graph.borrow_mut().initializer(name, "", tensor, DataType::Float))
+    }
+
+    fn constant(&self, name: String, tensor: Tensor) -> Value {
+        let shape = tensor.size();
+        let constant = Constant { name, tensor, recorded: Cell::new(None) };
+        Value { source: Source::Constant(Rc::new(constant)), shape, dtype: self.float_type }
     }
 
     /// The list of integers as a tensor.
@@ -197,12 +233,13 @@ impl<'a> Recorder<'a> {
         self.graph.borrow_mut().integer(value)
     }
 
-    /// The number as a tensor without dimensions.
-    pub(super) fn float(&self, value: f64) -> TensorId {
-        self.graph.borrow_mut().float(value as f32)
+    /// The number as a tensor without dimensions, of the type of `like`.
+    pub(super) fn float(&self, value: f64, like: TensorId) -> TensorId {
+        let dtype = self.dtype(like);
+        self.graph.borrow_mut().float(value as f32, dtype)
     }
 
-    /// Adds an fp32 node.
+    /// Adds a node whose result has the type of its first input.
     pub(super) fn node(
         &self,
         place: &str,
@@ -211,7 +248,8 @@ impl<'a> Recorder<'a> {
         attributes: Vec<(&'static str, Attribute)>,
         shape: Vec<i64>,
     ) -> TensorId {
-        self.graph.borrow_mut().node(place, op, inputs, attributes, shape, DataType::Float)
+        let dtype = inputs.first().map_or(self.float_type, |&input| self.dtype(input));
+        self.graph.borrow_mut().node(place, op, inputs, attributes, shape, dtype)
     }
 
     /// Adds a node that computes integers.
@@ -264,12 +302,6 @@ pub(super) fn shape_error(place: &str, expected: &str, found: &[i64]) -> Error {
         expected: expected.to_owned(),
         found: format!("{found:?}"),
     }
-}
-
-fn constant(name: String, tensor: Tensor) -> Value {
-    let shape = tensor.size();
-    let constant = Constant { name, tensor, recorded: Cell::new(None) };
-    Value { source: Source::Constant(Rc::new(constant)), shape, dtype: DataType::Float }
 }
 
 impl Constant {

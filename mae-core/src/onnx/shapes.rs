@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::graph::{Attribute, TensorId};
+use super::graph::{Attribute, DataType, TensorId};
 use super::recorder::{Recorder, Source, Value};
 use crate::error::{Error, Result};
 
@@ -63,7 +63,11 @@ impl Recorder<'_> {
         let stored = self.value(input).shape;
         let shape = (0..stored.len()).filter(|axis| !axes.contains(axis)).map(|axis| stored[axis]).collect();
         let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
-        let y = self.reduce(&self.place(), op, input, &axes, false, shape);
+        let place = self.place();
+        // A mean is a sum first, which may be too much for fp16; a maximum is exact in any type.
+        let precise = if op == "ReduceMean" { self.cast(&place, input, DataType::Float) } else { input };
+        let y = self.reduce(&place, op, precise, &axes, false, shape);
+        let y = self.cast(&place, y, self.dtype(input));
         Ok(self.value_in_order(y, without(&order, &dims)))
     }
 

@@ -151,6 +151,8 @@ struct Inner {
     options: LoaderOptions,
     bad: Mutex<BTreeMap<u64, BadSample>>,
     meter: Arc<Meter>,
+    /// Buffers of batches that were used up.
+    spare: Mutex<Vec<Images>>,
 }
 
 impl Loader {
@@ -189,7 +191,14 @@ impl Loader {
                 });
             }
         }
-        let inner = Inner { dataset, pipeline, options, bad: Mutex::default(), meter: Arc::default() };
+        let inner = Inner {
+            dataset,
+            pipeline,
+            options,
+            bad: Mutex::default(),
+            meter: Arc::default(),
+            spare: Mutex::default(),
+        };
         let loader = Self { inner: Arc::new(inner) };
         if loader.batches_per_epoch() == 0 {
             let Inner { dataset, options, .. } = &*loader.inner;
@@ -235,6 +244,15 @@ impl Loader {
         EpochIter::start(Arc::clone(&self.inner), plan, epoch, start_batch)
     }
 
+    /// Takes the buffer of a batch back, which saves the system the work of handing out the same amount of memory
+    /// again.
+    pub fn recycle(&self, images: Images) {
+        let mut spare = self.inner.spare();
+        if spare.len() <= self.inner.options.prefetch_batches {
+            spare.push(images);
+        }
+    }
+
     /// The images that could not be read, or only in part, in batches handed out so far; by index.
     pub fn bad_samples(&self) -> Vec<BadSample> {
         self.inner.bad().values().cloned().collect()
@@ -260,6 +278,11 @@ impl Inner {
 
     fn mixup(&self) -> Option<&Mixup> {
         self.options.mixup.as_ref().filter(|mixup| mixup.is_active())
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Images>> {
+        // Buffers are pushed and popped whole.
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bad(&self) -> MutexGuard<'_, BTreeMap<u64, BadSample>> {

@@ -238,6 +238,28 @@ fn bytes_are_the_pixels_before_normalisation() {
     }
 }
 
+/// A buffer that comes back holds the pixels of another batch, of another size.
+#[test]
+fn buffers_that_come_back_change_nothing() {
+    let dataset = dataset(22, &[], Layout::ImageFolder);
+    for bytes in [false, true] {
+        let pipeline =
+            || Pipeline::pretrain(&Augmentation { input_size: (8, 10), ..Augmentation::default() }).unwrap();
+        let options = LoaderOptions { bytes, ..options(2) };
+        let expected =
+            batches(&Loader::new(Arc::clone(&dataset), pipeline(), options.clone()).unwrap(), 0, 0);
+        let loader = Loader::new(Arc::clone(&dataset), pipeline(), options).unwrap();
+        for _ in 0..2 {
+            for (batch, expected) in loader.epoch(0, 0).zip(&expected) {
+                let batch = batch.unwrap();
+                assert!(batch == *expected);
+                loader.recycle(batch.images);
+            }
+        }
+        assert!(!loader.inner.spare().is_empty());
+    }
+}
+
 #[test]
 fn a_selection_keeps_whole_images() {
     let images = Images::Bytes((0..12).collect());

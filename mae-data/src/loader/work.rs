@@ -87,10 +87,12 @@ impl Buffer {
     fn new(inner: &Inner, count: usize) -> Self {
         let (height, width) = inner.pipeline.input_size();
         let each = 3 * height * width;
-        if inner.hands_over_bytes() {
-            Self::Bytes(Chunks::new(count, each))
-        } else {
-            Self::Normalized(Chunks::new(count, each))
+        // Every value of a place is written when it is filled, so old values are never seen.
+        match (inner.hands_over_bytes(), inner.spare().pop()) {
+            (true, Some(Images::Bytes(spare))) => Self::Bytes(Chunks::new(count, each, spare)),
+            (true, _) => Self::Bytes(Chunks::new(count, each, Vec::new())),
+            (false, Some(Images::Normalized(spare))) => Self::Normalized(Chunks::new(count, each, spare)),
+            (false, _) => Self::Normalized(Chunks::new(count, each, Vec::new())),
         }
     }
 

@@ -19,9 +19,14 @@ unsafe impl<T: Send> Send for Chunks<T> {}
 unsafe impl<T: Send> Sync for Chunks<T> {}
 
 impl<T: Clone + Default> Chunks<T> {
-    /// A buffer of `count` chunks of `chunk` default values.
-    pub(crate) fn new(count: usize, chunk: usize) -> Self {
-        let mut data = ManuallyDrop::new(vec![T::default(); count * chunk]);
+    /// A buffer of `count` chunks of `chunk` values: those of `spare` where it has room, else default ones.
+    pub(crate) fn new(count: usize, chunk: usize, mut spare: Vec<T>) -> Self {
+        if spare.capacity() < count * chunk {
+            spare = vec![T::default(); count * chunk];
+        } else {
+            spare.resize(count * chunk, T::default());
+        }
+        let mut data = ManuallyDrop::new(spare);
         Self {
             data: data.as_mut_ptr(),
             len: data.len(),
@@ -67,7 +72,7 @@ mod tests {
 
     #[test]
     fn each_chunk_is_taken_once_and_all_land_in_order() {
-        let chunks = Chunks::<u32>::new(8, 5);
+        let chunks = Chunks::<u32>::new(8, 5, Vec::new());
         std::thread::scope(|scope| {
             for t in 0..2 {
                 let chunks = &chunks;

@@ -7,6 +7,8 @@ use crate::spec::python;
 use crate::spec::schema::{self, Condition, ExportFormat, IntervalUnit, Leaf, Limit, Stage};
 use crate::spec::value::{Map, Node, Value, select};
 
+mod engine;
+
 /// Bounds and options of every field.
 pub(super) fn fields(root: &Map) -> Result<()> {
     for (path, _, leaf) in schema::leaves() {
@@ -171,16 +173,48 @@ pub(super) fn rules(plan: &Plan) -> Result<()> {
             required(plan, "dataset.test_data_sources", "inference classifies these images")
         }
         Action::Export => {
-            if plan.export.format == ExportFormat::Xdl {
-                return Err(contradiction(
-                    "export.format",
-                    "only ONNX files are written".to_owned(),
-                    "set export.format=onnx".to_owned(),
-                ));
-            }
+            export(plan, contradiction)?;
             checkpoint(plan)
         }
+        Action::GenTrtEngine => {
+            required(plan, "gen_trt_engine.onnx_file", "gen_trt_engine builds an engine from an ONNX file")?;
+            engine::rules(plan, contradiction)
+        }
     }
+}
+
+fn export(plan: &Plan, contradiction: impl Fn(&str, String, String) -> Error) -> Result<()> {
+    let export = &plan.export;
+    if export.format == ExportFormat::Xdl {
+        return Err(contradiction(
+            "export.format",
+            "no such files are written, neither here nor by TAO".to_owned(),
+            "set export.format=onnx".to_owned(),
+        ));
+    }
+    let safetensors = export.format == ExportFormat::Safetensors;
+    for (key, set) in
+        [("export.verify", export.verify), ("export.include_preprocessing", export.include_preprocessing)]
+    {
+        if safetensors && set {
+            return Err(contradiction(
+                key,
+                "a safetensors file holds weights, and no model that could be run".to_owned(),
+                "set export.format=onnx, or leave it out".to_owned(),
+            ));
+        }
+    }
+    if safetensors && plan.onnx_file().extension().is_some_and(|extension| extension == "onnx") {
+        return Err(contradiction(
+            "export.onnx_file",
+            "export.format is safetensors, and the name says ONNX".to_owned(),
+            "end the name with .safetensors, or leave it out".to_owned(),
+        ));
+    }
+    if export.verify && plan.verification_source().is_none() {
+        required(plan, "dataset.val_data_sources", "export.verify compares the two programs on its images")?;
+    }
+    Ok(())
 }
 
 fn train(plan: &Plan, contradiction: impl Fn(&str, String, String) -> Error) -> Result<()> {
@@ -228,6 +262,7 @@ fn required(plan: &Plan, key: &str, why: &str) -> Result<()> {
         "dataset.train_data_sources" => plan.dataset.train_data_sources.as_str(),
         "dataset.val_data_sources" => plan.dataset.val_data_sources.as_str(),
         "dataset.test_data_sources" => plan.dataset.test_data_sources.as_deref().unwrap_or(""),
+        "gen_trt_engine.onnx_file" => plan.gen_trt_engine.onnx_file.as_str(),
         _ => plan.checkpoint(),
     };
     if !given.is_empty() {
@@ -250,7 +285,7 @@ pub(super) fn notes(plan: &Plan) -> Vec<String> {
         Action::Train => (plan.train.num_gpus, &plan.train.gpu_ids, "train"),
         Action::Evaluate => (plan.evaluate.num_gpus, &plan.evaluate.gpu_ids, "evaluate"),
         Action::Inference => (plan.inference.num_gpus, &plan.inference.gpu_ids, "inference"),
-        Action::Export => return notes,
+        Action::Export | Action::GenTrtEngine => return notes,
     };
     if count != ids.len() {
         notes.push(format!(

@@ -159,5 +159,29 @@ choice! {
         Onnx = "onnx",
         /// Named by TAO's schema; neither TAO's export nor ours writes it.
         Xdl = "xdl",
+        /// The state dict, for programs that build the network themselves.
+        Safetensors = "safetensors",
+    }
+}
+
+choice! {
+    /// Numbers that an exported model computes in.
+    ExportPrecision {
+        /// 32-bit floats.
+        Fp32 = "fp32",
+        /// 16-bit floats.
+        Fp16 = "fp16",
+    }
+}
+
+choice! {
+    /// File of the results of inference.
+    InferenceOutput {
+        /// `results.csv`.
+        Csv = "csv",
+        /// `results.jsonl`: one JSON object an image.
+        Jsonl = "jsonl",
+        /// `results.parquet`.
+        Parquet = "parquet",
     }
 }

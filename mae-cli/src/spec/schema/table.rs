@@ -3,8 +3,8 @@
 //! A row reads `name: type in the plan => what the schema says`; its doc comment is its help. Sections nest.
 
 use super::choice::{
-    Compat, Device, DistributedStrategy, ExportFormat, ExportHead, Interpolation, IntervalUnit, LrScheduler,
-    MixupMode, MonitorName, OptimType, Precision, Stage,
+    Compat, Device, DistributedStrategy, ExportFormat, ExportHead, ExportPrecision, InferenceOutput,
+    Interpolation, IntervalUnit, LrScheduler, MixupMode, MonitorName, OptimType, Precision, Stage,
 };
 use super::row::{Condition::*, Entry, Leaf, Limit, Literal, Row};
 use serde::Deserialize;
@@ -85,7 +85,7 @@ section! {
         inference: Inference => section(Inference::ROWS);
         /// Accuracy on the validation images.
         evaluate: Evaluate => section(Evaluate::ROWS);
-        /// TensorRT engine; a matter of TAO's deploy package, accepted so that specs load.
+        /// TensorRT engine from an ONNX file, built by NVIDIA's trtexec.
         gen_trt_engine: GenTrtEngine => section(GenTrtEngine::ROWS);
         /// ONNX export.
         export: Export => section(Export::ROWS);
@@ -93,6 +93,8 @@ section! {
         compat: Compat => Leaf::text("fixed").options(&["fixed", "tao"]).extension();
         /// Where to run: `auto` takes CUDA when a device is there.
         device: Device => Leaf::text("auto").options(&["auto", "cpu", "cuda"]).extension();
+        /// libonnxruntime.so, or the folder it is in, for ONNX files; null looks for an installed one.
+        onnxruntime: Option<String> => Leaf::optional_text(NULL).extension().example("/opt/onnxruntime/lib");
     }
 }
 
@@ -342,6 +344,10 @@ section! {
         results_dir: Option<String> => Leaf::optional_text(NULL);
         /// Images per step; -1 takes dataset.batch_size.
         batch_size: i64 => Leaf::int(-1).min(-1.0).honoured_here("inference runs with this batch size");
+        /// File of the results. `csv` alone is TAO's results.csv, without a header.
+        output: InferenceOutput => Leaf::text("csv").options(&["csv", "jsonl", "parquet"]).extension();
+        /// Classes to name for each image, with their probabilities; set, results.csv has a header.
+        top_k: usize => Leaf::int(1).limit(Limit::AtLeast(1.0)).extension().example("5");
     }
 }
 
@@ -366,24 +372,26 @@ section! {
 }
 
 section! {
-    /// TensorRT engine; a matter of TAO's deploy package.
+    /// TensorRT engine from an ONNX file.
     GenTrtEngine {
-        /// Output folder of this action.
-        results_dir: Option<String> => Leaf::optional_text(NULL).unused();
+        /// Output folder of this action; wins over the root results_dir.
+        results_dir: Option<String> => Leaf::optional_text(NULL);
         /// Device that builds the engine.
-        gpu_id: i64 => Leaf::int(0).min(0.0).popular().unused();
+        gpu_id: i64 => Leaf::int(0).min(0.0).popular();
         /// Input ONNX file.
-        onnx_file: String => Leaf::text("???").unused();
-        /// Output engine.
-        trt_engine: Option<String> => Leaf::optional_text(Literal::Text("???")).unused();
-        /// Timing cache.
-        timing_cache: Option<String> => Leaf::optional_text(NULL).unused();
-        /// Fixed batch size, or -1 for a dynamic one.
-        batch_size: i64 => Leaf::int(-1).min(-1.0).popular().unused();
+        onnx_file: String => Leaf::text("???").example("results/export/convnextv2_atto.onnx");
+        /// Output engine; without it, results_dir and the name of the ONNX file.
+        trt_engine: Option<String> => Leaf::optional_text(Literal::Text("???")).example("results/mae.engine");
+        /// Timing cache, read and written, which makes the next build faster.
+        timing_cache: Option<String> => Leaf::optional_text(NULL).example("results/timing.cache");
+        /// Fixed batch size, or -1 for the profile of min, opt and max_batch_size.
+        batch_size: i64 => Leaf::int(-1).min(-1.0).popular();
         /// Verbose log.
-        verbose: bool => Leaf::bool(false).unused();
+        verbose: bool => Leaf::bool(false);
         /// Builder settings.
         tensorrt: Tensorrt => section(Tensorrt::ROWS);
+        /// NVIDIA's builder; null looks for trtexec on PATH and where TensorRT's packages put it.
+        trtexec: Option<String> => Leaf::optional_text(NULL).extension().example("/usr/src/tensorrt/bin/trtexec");
     }
 }
 
@@ -391,17 +399,33 @@ section! {
     /// TensorRT builder settings.
     Tensorrt {
         /// Builder workspace in MB.
-        workspace_size: i64 => Leaf::int(1024).min(0.0).unused();
+        workspace_size: i64 => Leaf::int(1024).min(0.0);
         /// Smallest batch of the profile.
-        min_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
+        min_batch_size: i64 => Leaf::int(1).min(1.0).popular();
         /// Tuned batch of the profile.
-        opt_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
+        opt_batch_size: i64 => Leaf::int(1).min(1.0).popular();
         /// Largest batch of the profile.
-        max_batch_size: i64 => Leaf::int(1).min(1.0).popular().unused();
-        /// Precision rules of layers.
-        layers_precision: Vec<String> => Leaf::texts(&[]).or_null().unused();
-        /// Precision of the engine.
-        data_type: String => Leaf::text("fp32").unused();
+        max_batch_size: i64 => Leaf::int(1).min(1.0).popular();
+        /// Precision of single layers, as `layer:fp32`; `*` stands for any text.
+        layers_precision: Vec<String> => Leaf::texts(&[]).or_null().example("[\"*head*:fp32\"]");
+        /// Precision of the engine: fp32, fp16 or int8.
+        data_type: String => Leaf::text("fp32").example("fp16");
+        /// Calibration of int8.
+        calibration: Calibration => section(Calibration::ROWS);
+    }
+}
+
+section! {
+    /// Calibration of int8, with the names of TAO's other models.
+    Calibration {
+        /// Folders or archives of images to calibrate with.
+        cal_image_dir: Vec<String> => Leaf::texts(&[]).or_null().extension().example("[/data/images_train.tar.gz]");
+        /// Calibration cache of TensorRT, instead of images; TensorRT 10 and older only.
+        cal_cache_file: Option<String> => Leaf::optional_text(NULL).extension().example("calibration.cache");
+        /// Images per calibration batch.
+        cal_batch_size: usize => Leaf::int(8).limit(Limit::AtLeast(1.0)).extension();
+        /// Calibration batches.
+        cal_batches: usize => Leaf::int(16).limit(Limit::AtLeast(1.0)).extension();
     }
 }
 
@@ -430,9 +454,15 @@ section! {
         batch_size: i64 => Leaf::int(-1).min(-1.0);
         /// Verbose log.
         verbose: bool => Leaf::bool(false);
-        /// Output format.
-        format: ExportFormat => Leaf::text("onnx").options(&["onnx", "xdl"]);
+        /// Output format: onnx, or safetensors for the weights alone.
+        format: ExportFormat => Leaf::text("onnx").options(&["onnx", "xdl"]).or_options(&["safetensors"]);
         /// What a model of stage pretrain ends with: its pooled features, or upstream's random classifier.
         head: ExportHead => Leaf::text("features").options(&["features", "random"]).extension();
+        /// Numbers that the exported model computes in; its input and output stay fp32.
+        precision: ExportPrecision => Leaf::text("fp32").options(&["fp32", "fp16"]).extension();
+        /// Take images of bytes, [N, H, W, 3] RGB, and normalise them in the model.
+        include_preprocessing: bool => Leaf::bool(false).extension();
+        /// Compare onnxruntime with libtorch on images of the spec; without agreement no file is written.
+        verify: bool => Leaf::bool(false).extension();
     }
 }

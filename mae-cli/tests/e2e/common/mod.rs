@@ -86,6 +86,13 @@ impl Sandbox {
         command
     }
 
+    /// Runs `mae` in the Python environment of `python`, as after `source bin/activate`: its onnxruntime is found.
+    pub fn mae_in(&self, python: &Path, arguments: &str) -> Run {
+        let mut command = self.command(&arguments.split_whitespace().collect::<Vec<_>>());
+        command.env("VIRTUAL_ENV", python.parent().unwrap().parent().unwrap()).env_remove("ORT_DYLIB_PATH");
+        Self::finished(command)
+    }
+
     /// Runs `mae` with arguments that are separated by blanks.
     pub fn mae(&self, arguments: &str) -> Run {
         self.run(&arguments.split_whitespace().collect::<Vec<_>>())
@@ -93,7 +100,12 @@ impl Sandbox {
 
     /// Runs `mae`.
     pub fn run(&self, arguments: &[&str]) -> Run {
-        let run = assert_cmd::Command::from_std(self.command(arguments)).timeout(PATIENCE).output().unwrap();
+        Self::finished(self.command(arguments))
+    }
+
+    /// Runs a command to its end.
+    pub fn finished(command: Command) -> Run {
+        let run = assert_cmd::Command::from_std(command).timeout(PATIENCE).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Run { code: run.status.code(), stdout: text(run.stdout), stderr: text(run.stderr) }
     }
@@ -171,6 +183,20 @@ pub fn goldens() -> Option<PathBuf> {
         None => workspace().join("../shared/goldens"),
     };
     folder.is_dir().then_some(folder)
+}
+
+/// A Python with the packages of `tests/interop`, where `MAE_PYTHON` names one; CI has to.
+pub fn python() -> Option<PathBuf> {
+    match std::env::var_os("MAE_PYTHON") {
+        Some(python) => Some(PathBuf::from(python)),
+        None if std::env::var("CI").as_deref() == Ok("true") => {
+            panic!("CI=true, and MAE_PYTHON is not set: MAE_PYTHON=$(scripts/python-env)")
+        }
+        None => {
+            eprintln!("skipped: MAE_PYTHON is not set (MAE_PYTHON=$(scripts/python-env))");
+            None
+        }
+    }
 }
 
 /// The root of the workspace.

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use super::{assert_same, latest};
+use crate::common::python;
 use crate::common::{Run, Sandbox};
-use crate::interop::python;
 
 const TRAIN: &str = "train -e finetune.yaml dataset.batch_size=4";
 

@@ -3,6 +3,7 @@
 mod files;
 mod graphs;
 mod models;
+mod variants;
 
 use tch::Device;
 

@@ -16,6 +16,9 @@ const HEAD: usize = 512;
 /// Pieces that the network may be ahead of the reader.
 const AHEAD: usize = 64;
 
+/// What is said of a server that cannot begin in the middle.
+const NO_RANGES: &str = "the server has no ranges";
+
 /// An object that is there.
 pub(super) struct Object {
     client: Client,
@@ -79,6 +82,8 @@ impl Object {
                 Ok(()) => {}
                 Err(Trouble::Unread) => return,
                 Err(Trouble::Again(detail)) => {
+                    // A server without ranges: all over again, and the first part is thrown away.
+                    progress.ranges &= detail != NO_RANGES;
                     progress.attempt += 1;
                     tracing::info!(url = self.client.shown(), at = progress.at, detail, "connecting again");
                     if progress.attempt >= ATTEMPTS {
@@ -109,11 +114,7 @@ impl Object {
             ..GetOptions::default()
         };
         let request = self.client.store.get_opts(&self.client.key, options);
-        let result = timed(request).await?.map_err(|error| {
-            // A server without ranges: all over again, and the first part is thrown away.
-            progress.ranges &= !error.to_string().contains("non-partial");
-            self.trouble(&error)
-        })?;
+        let result = timed(request).await?.map_err(|error| self.trouble(&error))?;
         // A server may ignore the condition.
         if result.meta.size != self.meta.size || result.meta.e_tag != self.meta.e_tag {
             return Err(self.changed());
@@ -146,6 +147,7 @@ impl Object {
     fn trouble(&self, error: &object_store::Error) -> Trouble {
         match error {
             object_store::Error::Precondition { .. } => self.changed(),
+            object_store::Error::NotSupported { .. } => Trouble::Again(NO_RANGES.to_owned()),
             error if is_final(error) => Trouble::Final(self.client.failed(error)),
             error => Trouble::Again(detail(error)),
         }
