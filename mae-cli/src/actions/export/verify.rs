@@ -129,7 +129,7 @@ fn images(plan: &Plan, run: &Run) -> Result<(String, Tensor)> {
     let pipeline = Pipeline::evaluate(&augmentation)?.with_crop_rule(data::crop_rule(plan));
     let loader = Loader::new(dataset, pipeline, options)?;
     let placement = Placement::new(plan, Device::Cpu);
-    let mut batches = loader.epoch(0, 0).map(|batch| placement.place_counted(batch?));
+    let mut batches = loader.epoch(0, 0).map(|batch| placement.place_counted(batch?, &loader));
     match batches.next().transpose()?.filter(|batch| batch.valid > 0) {
         Some(batch) => Ok((source.to_owned(), batch.images)),
         None => Err(Error::File {

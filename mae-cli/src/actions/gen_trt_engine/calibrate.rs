@@ -47,7 +47,7 @@ pub(super) fn quantized(
         let loader = Loader::new(dataset, pipeline, options)?;
         let mut left = share;
         for batch in loader.epoch(0, 0) {
-            let batch = placement.place_counted(batch?)?;
+            let batch = placement.place_counted(batch?, &loader)?;
             if left == 0 || run.is_interrupted() {
                 break;
             }
