@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 const PEER: &str = r#"
 import datetime, torch, torch.distributed as dist
 torch.set_num_threads(1)
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=600))
 total = torch.arange(4, dtype=torch.float32) + 10
 dist.all_reduce(total)
 print("sum", total.tolist())
@@ -60,7 +60,7 @@ fn options(port: u16, role: StoreRole) -> TcpStoreOptions {
         role,
         world_size: None,
         wait_for_workers: false,
-        timeout: Duration::from_secs(120),
+        timeout: Duration::from_secs(600),
         rank: Some(0),
     }
 }
@@ -99,7 +99,7 @@ fn python_and_rust_train_in_one_group() {
         &GlooOptions {
             rank: 0,
             world_size: 2,
-            timeout: Duration::from_secs(120),
+            timeout: Duration::from_secs(600),
             interfaces: Vec::new(),
             address: Some("127.0.0.1".into()),
             threads: 2,

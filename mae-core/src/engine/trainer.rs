@@ -423,7 +423,7 @@ impl<'c> Trainer<'c> {
         };
         self.skipped_steps += 1;
         let samples = if window.is_bad { window.bad_samples } else { window.samples };
-        let samples = self.from_all_ranks(&samples)?;
+        let samples = self.samples_of_all_ranks(&samples)?;
         if !matches!(reason, SkipReason::LossScale { .. }) {
             self.bad_steps += 1;
         }
@@ -437,7 +437,7 @@ impl<'c> Trainer<'c> {
         Ok(Skipped { reason, samples })
     }
 
-    fn from_all_ranks(&self, samples: &[u64]) -> Result<Vec<u64>> {
+    fn samples_of_all_ranks(&self, samples: &[u64]) -> Result<Vec<u64>> {
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         let gathered = self.collective.gather_bytes(&bytes)?.concat();
         Ok(gathered
