@@ -56,9 +56,13 @@ fn compare(path: &str, ours: &Value, theirs: &Value, out: &mut Vec<String>) {
                 );
             }
         }
-        // `1` and `1.0` differ.
-        (a, b) if a.to_string() == b.to_string() => {}
-        (a, b) => out.push(format!("{path}: {a}, expected {b}")),
+        (a, b) => {
+            // As text, `1` and `1.0` differ.
+            let (a, b) = (a.to_string(), b.to_string());
+            if a != b {
+                out.push(format!("{path}: {a}, expected {b}"));
+            }
+        }
     }
 }
 
