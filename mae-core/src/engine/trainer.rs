@@ -421,7 +421,6 @@ impl<'c> Trainer<'c> {
             Some(scaler) if scaler.scale >= 1.0 => SkipReason::LossScale { lowered_to: scaler.scale },
             _ => SkipReason::Gradients,
         };
-        self.skipped_steps += 1;
         let samples = if window.is_bad { window.bad_samples } else { window.samples };
         let samples = self.samples_of_all_ranks(&samples)?;
         if !matches!(reason, SkipReason::LossScale { .. }) {
@@ -434,6 +433,7 @@ impl<'c> Trainer<'c> {
             self.bad_steps = 0;
             return Err(Error::NotFinite { what, steps, step, samples });
         }
+        self.skipped_steps += 1;
         Ok(Skipped { reason, samples })
     }
 
