@@ -543,7 +543,7 @@ Needs TensorRT on this machine. Without it, the command that it would run is pri
             "gen_trt_engine.tensorrt.opt_batch_size",
             "gen_trt_engine.tensorrt.max_batch_size",
             "gen_trt_engine.tensorrt.data_type",
-            "gen_trt_engine.tensorrt.calibration.cal_image_dir",
+            "gen_trt_engine.tensorrt.int8_calibration.cal_image_dir",
             "gen_trt_engine.timing_cache",
             "gen_trt_engine.trtexec",
         ],

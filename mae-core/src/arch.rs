@@ -110,7 +110,10 @@ impl Arch {
         }
         let near = |pixels: i64| {
             let below = (pixels / multiple).max(1) * multiple;
-            if pixels <= below { format!("{below}") } else { format!("{below} or {}", below + multiple) }
+            match below.checked_add(multiple) {
+                Some(above) if pixels > below => format!("{below} or {above}"),
+                _ => format!("{below}"),
+            }
         };
         Err(Error::InputSize {
             arch: self.name.to_owned(),

@@ -193,8 +193,8 @@ fn calibration_on_images_quantises_the_model() {
     let Some(python) = python() else { return };
     let sandbox = exported("").with_images(1, 2);
     stand_in(&sandbox, "110400", WRITES);
-    let int8 = "gen_trt_engine.tensorrt.data_type=int8 gen_trt_engine.tensorrt.calibration.cal_image_dir=[val] \
-                gen_trt_engine.tensorrt.calibration.cal_batches=2 gen_trt_engine.trt_engine=atto.engine";
+    let int8 = "gen_trt_engine.tensorrt.data_type=int8 gen_trt_engine.tensorrt.int8_calibration.cal_image_dir=[val] \
+                gen_trt_engine.tensorrt.int8_calibration.cal_batches=2 gen_trt_engine.trt_engine=atto.engine";
     let run = sandbox.mae_in(&python, &format!("{RUN} {HERE} {int8}")).passed();
     said(&run, "Calibrated on 16 images: ");
     assert_eq!(arguments(&sandbox)[0], "--onnx=atto.int8.onnx");

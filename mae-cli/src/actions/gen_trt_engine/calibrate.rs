@@ -11,7 +11,7 @@ use crate::actions::{Run, classifier, data};
 use crate::error::{Error, Result};
 use crate::spec::Plan;
 
-const KEY: &str = "gen_trt_engine.tensorrt.calibration.cal_image_dir";
+const KEY: &str = "gen_trt_engine.tensorrt.int8_calibration.cal_image_dir";
 
 /// Writes the quantised model beside the engine, where the plan asks for int8 and names images.
 pub(super) fn quantized(
@@ -21,7 +21,7 @@ pub(super) fn quantized(
     engine: &Path,
     description: &Description,
 ) -> Result<Option<PathBuf>> {
-    let calibration = &plan.gen_trt_engine.tensorrt.calibration;
+    let calibration = &plan.gen_trt_engine.tensorrt.int8_calibration;
     if !wants_int8(plan) || calibration.cal_image_dir.is_empty() || description.is_quantized {
         return Ok(None);
     }

@@ -145,7 +145,7 @@ pub(super) fn model(plan: &Plan, description: &Description) -> Result<()> {
 
 /// The data type against the file.
 pub(super) fn precision(plan: &Plan, description: &Description) -> Result<()> {
-    let (file, calibration) = (&plan.gen_trt_engine.onnx_file, &plan.gen_trt_engine.tensorrt.calibration);
+    let (file, calibration) = (&plan.gen_trt_engine.onnx_file, &plan.gen_trt_engine.tensorrt.int8_calibration);
     let key = "gen_trt_engine.tensorrt.data_type";
     if plan.engine_precision() == Some(EnginePrecision::Fp32) && description.is_fp16 {
         return Err(wrong(
@@ -161,7 +161,7 @@ pub(super) fn precision(plan: &Plan, description: &Description) -> Result<()> {
         return Err(wrong(
             key,
             "int8 needs to know the ranges of the model's numbers; trtexec alone would make them up".into(),
-            "name images with gen_trt_engine.tensorrt.calibration.cal_image_dir=[FOLDER], or a calibration cache of \
+            "name images with gen_trt_engine.tensorrt.int8_calibration.cal_image_dir=[FOLDER], or a calibration cache of \
              TensorRT with cal_cache_file"
                 .into(),
         ));
@@ -170,7 +170,7 @@ pub(super) fn precision(plan: &Plan, description: &Description) -> Result<()> {
         calibration.cal_cache_file.as_ref().filter(|cache| !std::path::Path::new(cache).exists())
     {
         return Err(wrong(
-            "gen_trt_engine.tensorrt.calibration.cal_cache_file",
+            "gen_trt_engine.tensorrt.int8_calibration.cal_cache_file",
             format!("the file {cache} does not exist"),
             "name calibration images with cal_image_dir instead".into(),
         ));
@@ -197,7 +197,7 @@ pub(super) fn builder(plan: &Plan, builder: &Trtexec, description: &Description)
     }
     for (key, set) in [
         ("layers_precision", !settings.layers_precision.is_empty()),
-        ("calibration.cal_cache_file", settings.calibration.cal_cache_file.is_some()),
+        ("int8_calibration.cal_cache_file", settings.int8_calibration.cal_cache_file.is_some()),
     ] {
         if set {
             return Err(wrong(

@@ -129,7 +129,7 @@ fn precision(out: &mut Vec<String>, plan: &Plan, description: &Description) {
     let int8 = wants_int8(plan);
     if int8 {
         out.push("--int8".to_owned());
-        if let (Some(cache), false) = (&tensorrt.calibration.cal_cache_file, description.is_quantized) {
+        if let (Some(cache), false) = (&tensorrt.int8_calibration.cal_cache_file, description.is_quantized) {
             out.push(format!("--calib={cache}"));
         }
     }

@@ -411,7 +411,7 @@ section! {
         /// Precision of the engine: fp32, fp16 or int8.
         data_type: String => Leaf::text("fp32").title("Data type").packaged(Literal::Text("fp32,fp16")).example("fp16");
         /// Calibration of int8.
-        calibration: Calibration => section(Calibration::ROWS);
+        int8_calibration: Calibration => section(Calibration::ROWS);
     }
 }
 

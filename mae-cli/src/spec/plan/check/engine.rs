@@ -38,11 +38,11 @@ pub(super) fn rules(plan: &Plan, contradiction: impl Fn(&str, String, String) ->
             ));
         }
     }
-    let calibration = &builder.calibration;
+    let calibration = &builder.int8_calibration;
     let twice = !calibration.cal_image_dir.is_empty() && calibration.cal_cache_file.is_some();
     if precision == EnginePrecision::Int8 && twice {
         return Err(contradiction(
-            "gen_trt_engine.tensorrt.calibration.cal_cache_file",
+            "gen_trt_engine.tensorrt.int8_calibration.cal_cache_file",
             "it and cal_image_dir are both set, and one decides".to_owned(),
             "leave one of the two out".to_owned(),
         ));
