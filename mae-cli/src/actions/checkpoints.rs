@@ -213,7 +213,13 @@ fn weights_of(root: &Value) -> Vec<(String, TensorView)> {
 fn in_folder(folder: &Path) -> Result<Vec<((u64, u64), PathBuf)>> {
     let failed = |source| crate::report::Error::Write { path: folder.to_owned(), source };
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        // Before the first run there is no folder.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(failed(error).into()),
+    };
+    for entry in entries {
         let path = entry.map_err(failed)?.path();
         let position = path.file_name().and_then(|name| position(&name.to_string_lossy()));
         found.extend(position.map(|position| (position, path)));

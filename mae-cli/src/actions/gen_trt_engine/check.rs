@@ -145,7 +145,8 @@ pub(super) fn model(plan: &Plan, description: &Description) -> Result<()> {
 
 /// The data type against the file.
 pub(super) fn precision(plan: &Plan, description: &Description) -> Result<()> {
-    let (file, calibration) = (&plan.gen_trt_engine.onnx_file, &plan.gen_trt_engine.tensorrt.int8_calibration);
+    let (file, calibration) =
+        (&plan.gen_trt_engine.onnx_file, &plan.gen_trt_engine.tensorrt.int8_calibration);
     let key = "gen_trt_engine.tensorrt.data_type";
     if plan.engine_precision() == Some(EnginePrecision::Fp32) && description.is_fp16 {
         return Err(wrong(

@@ -62,7 +62,8 @@ pub(super) fn rules(plan: &Plan) -> Result<()> {
     let size = (height as i64, width as i64);
     arch.grid(size.0, size.1).map_err(|error| refused(plan, key, error))?;
     match plan.train.stage {
-        Stage::Pretrain if plan.action() != Action::Export => {
+        // A file of ONNX has no decoder; the action says so.
+        Stage::Pretrain if plan.action() != Action::Export && !plan.checkpoint().ends_with(".onnx") => {
             // A declaration costs no memory.
             MaskedAutoencoder::declare(&Declare::root(), arch, size, plan.pretrain_config(arch))
                 .map_err(|error| refused(plan, "train.mask_ratio", error))?;

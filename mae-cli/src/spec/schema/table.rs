@@ -319,9 +319,9 @@ section! {
         /// Average the patch tokens instead of taking the class token.
         global_pool: bool => Leaf::bool(true).title("Global pooling").honoured_here("it chooses the pooling");
         /// Number of decoder blocks (pretrain).
-        decoder_depth: usize => Leaf::int(1).title("Decoder depth").limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this many blocks");
+        decoder_depth: usize => Leaf::int(1).title("Decoder depth").limit(Limit::Between(1.0, 1024.0)).honoured_here("the decoder has this many blocks");
         /// Width of the decoder (pretrain).
-        decoder_embed_dim: usize => Leaf::int(512).limit(Limit::AtLeast(1.0)).honoured_here("the decoder has this width");
+        decoder_embed_dim: usize => Leaf::int(512).limit(Limit::Between(1.0, 65536.0)).honoured_here("the decoder has this width");
         /// ConvNeXt V2's pretraining computes on visible patches alone, as its paper does; TAO's lets hidden ones leak in.
         sparse_encoder: bool => Leaf::bool(false).extension();
     }
