@@ -5,7 +5,7 @@
 //! - [`ckpt`]: looks into checkpoints, converts, compares and averages them.
 //! - [`tool_args`]: the same for what TAO does not have.
 //! - [`spec`]: what the user wants, as a checked, typed plan.
-//! - [`bench`]: how fast this machine trains.
+//! - [`mod@bench`]: how fast this machine trains.
 //! - [`error`]: what ends a run early, and its exit code.
 //! - [`report`]: what the user sees and what a run leaves behind: progress, `status.json`, TensorBoard, `results.csv`.
 

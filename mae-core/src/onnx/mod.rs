@@ -23,7 +23,7 @@
 //! | `proto` | the messages of the file format |
 //! | `preprocess` | images of bytes as the input |
 //! | `write` | streaming, external data, putting files in place |
-//! | [`inspect`] | what an ONNX file says of itself, ours or another's, without its weights |
+//! | `inspect` | what an ONNX file says of itself, ours or another's, without its weights |
 //! | [`Calibrator`] | 8-bit integers: ranges measured on images, and the quantised file |
 //! | [`Session`] | running an ONNX file in onnxruntime |
 //!
