@@ -284,18 +284,24 @@ fn names_and_shapes_tell_the_model() {
     assert_eq!(Facts::of_tensors(std::iter::once(("weights", [3i64, 4].as_slice()))), Facts::default());
 }
 
-/// An encoder alone is of no stage, and a checkpoint's own word counts more than its shapes.
+/// Files that TAO wrote show what they are by their tensors alone.
 #[test]
 fn facts_of_files() {
-    let expected = json(&goldens().join("checkpoints/foreign/expected.json"));
     let mut told = 0;
-    for (file, description) in expected["files"].as_object().unwrap() {
-        let path = goldens().join("checkpoints/foreign").join(file);
-        let (Some(arch), true) = (description["arch"].as_str(), path.exists()) else { continue };
-        let facts = Facts::of(&Checkpoint::open(&path).unwrap());
-        // Files made of a few tensors show no architecture.
-        if let Some(found) = &facts.arch {
-            assert_eq!(found, arch, "{file}");
+    for (folder, stage, num_classes) in [
+        ("lightning_pretrain_atto", Stage::Pretrain, None),
+        ("lightning_finetune_atto", Stage::Finetune, Some(4)),
+    ] {
+        let Ok(entries) = std::fs::read_dir(goldens().join("checkpoints").join(folder)) else { continue };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if !name.starts_with("model_epoch_") || !name.ends_with(".pth") {
+                continue;
+            }
+            let facts = Facts::of(&Checkpoint::open(&path).unwrap());
+            assert_eq!(facts.arch.as_deref(), Some("convnextv2_atto"), "{name}");
+            assert_eq!(facts.stage, Some(stage), "{name}");
+            assert_eq!(facts.num_classes, num_classes, "{name}");
             told += 1;
         }
     }
