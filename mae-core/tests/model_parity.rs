@@ -26,7 +26,9 @@ const LOSS: f64 = 2e-6;
 const LOGITS: f64 = 1e-4;
 const GRADIENT: f64 = 5e-5;
 /// Single entries and sums cancel: absolute, in units of the gradient's norm.
-const GRADIENT_ENTRY: f64 = 1e-5;
+// Matrix products of other CPUs move single entries by up to 1.3e-5 of the norm (hiera_base_224, MKL on AVX2; its kernels for
+// AVX2 and its compatible ones differ as much from each other), while norms and losses stay.
+const GRADIENT_ENTRY: f64 = 3e-5;
 
 /// Above this many pretraining parameters a file is left to the long suite.
 const LARGE: i64 = 120_000_000;
