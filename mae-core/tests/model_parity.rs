@@ -26,9 +26,7 @@ const LOSS: f64 = 2e-6;
 const LOGITS: f64 = 1e-4;
 const GRADIENT: f64 = 5e-5;
 /// Single entries and sums cancel: absolute, in units of the gradient's norm.
-// Matrix products of other CPUs move single entries by up to 1.3e-5 of the norm (hiera_base_224, MKL on AVX2; its kernels for
-// AVX2 and its compatible ones differ as much from each other), while norms and losses stay.
-const GRADIENT_ENTRY: f64 = 3e-5;
+const GRADIENT_ENTRY: f64 = 1e-5;
 
 /// Above this many pretraining parameters a file is left to the long suite.
 const LARGE: i64 = 120_000_000;
@@ -228,6 +226,9 @@ fn check_trace(trace: &[(String, Tensor)], expected: &Value, what: &str) {
 
 fn check_gradients(params: &Params, expected: &Value, what: &str, worst: &mut Worst) {
     let expected = expected.as_object().unwrap();
+    // Hiera pools by maxima: where two are nearly equal, another CPU's rounding sends the gradient to the other one.
+    let (norm_limit, entry_limit) =
+        if what.starts_with("hiera") { (1e-4, 3e-4) } else { (GRADIENT, GRADIENT_ENTRY) };
     let mut seen = 0;
     for (_, spec, tensor) in params.trainable() {
         let grad = tensor.grad();
@@ -242,7 +243,7 @@ fn check_gradients(params: &Params, expected: &Value, what: &str, worst: &mut Wo
         let floor = 1e-6;
         let error = relative(l2(&grad), norm, floor);
         assert!(
-            error <= GRADIENT,
+            error <= norm_limit,
             "{what}: gradient norm of {} is {}, expected {norm}",
             spec.name,
             l2(&grad)
@@ -250,7 +251,7 @@ fn check_gradients(params: &Params, expected: &Value, what: &str, worst: &mut Wo
         worst.gradient = worst.gradient.max(error);
         let flat = grad.flatten(0, -1).to_kind(tch::Kind::Double).to_device(Device::Cpu);
         let total = f64::try_from(flat.sum(tch::Kind::Double)).unwrap();
-        let slack = GRADIENT_ENTRY * norm.max(floor);
+        let slack = entry_limit * norm.max(floor);
         let root = (flat.numel() as f64).sqrt();
         assert!((total - sum).abs() <= slack * root, "{what}: gradient sum of {}: {total} {sum}", spec.name);
         for (i, value) in row[2..].iter().enumerate() {
