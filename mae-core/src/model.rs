@@ -239,12 +239,13 @@ impl Model {
     /// As [`load`](Self::load).
     pub fn load_state_dict(&mut self, source: &[(String, TensorView)], role: Role) -> Result<LoadReport> {
         let target: Vec<_> = self.params.iter().map(|(_, s, _)| (s.name.clone(), s.shape.clone())).collect();
-        let family = match self.arch.family {
-            Family::ConvNeXtV2(_) => dialect::Family::ConvNeXtV2,
-            Family::Hiera(_) => dialect::Family::Hiera,
-            Family::Vit(_) => dialect::Family::Vit,
+        // Hiera's table is as large as the image. A ViT classifier's is always a square, resampled at run time.
+        let (family, grid) = match self.arch.family {
+            Family::ConvNeXtV2(_) => (dialect::Family::ConvNeXtV2, None),
+            Family::Hiera(_) => (dialect::Family::Hiera, Some((self.size.0 / 4, self.size.1 / 4))),
+            Family::Vit(_) => (dialect::Family::Vit, None),
         };
-        let plan = dialect::plan(source, &target, family, role)?;
+        let plan = dialect::plan_on_grid(source, &target, family, role, grid)?;
         for assignment in &plan.assignments {
             let id = self.params.id(&assignment.target)?;
             self.params.assign(id, &assignment.to_tensor()?)?;

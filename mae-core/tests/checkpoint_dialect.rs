@@ -5,7 +5,7 @@ mod checkpoint_common;
 
 use checkpoint_common::{check_tensor, close, goldens, json, shape};
 use mae_core::checkpoint::dialect::{
-    Facts, Family, LoadPlan, Role, SkipReason, Stage, Transform, plan, resize_positions,
+    Facts, Family, LoadPlan, Role, SkipReason, Stage, Transform, plan, plan_on_grid, resize_positions,
 };
 use mae_core::checkpoint::{Checkpoint, Error, TensorView};
 use serde_json::Value as Json;
@@ -232,7 +232,8 @@ fn position_embeddings_are_resampled_as_upstream_does() {
         let shape = shape(&case["source_shape"]);
         let source: Vec<f32> = filled("", "pos_embed", &shape).iter().map(|value| *value as f32).collect();
         let source = Tensor::from_slice(&source).reshape(&shape);
-        let resized = resize_positions(&source, 1, case["to"].as_i64().unwrap()).unwrap();
+        let to = case["to"].as_i64().unwrap();
+        let resized = resize_positions(&source, 1, (to, to)).unwrap();
         let expected = Tensor::read_npy(folder.join(case["file"].as_str().unwrap())).unwrap();
         assert_eq!(resized.size(), expected.size());
         let difference = (resized - expected).abs().max().double_value(&[]);
@@ -254,6 +255,27 @@ fn positions_of_other_image_sizes_fit() {
         // Bicubic weights sum to one.
         assert!(values(&resized).iter().all(|value| close(*value, 1.0)));
     }
+}
+
+#[test]
+fn positions_of_a_square_fit_a_rectangle() {
+    let source = synthetic(&[("pos_embed", &[1, 16, 8])]);
+    let target = model(&[("pos_embed", &[1, 18, 8])]);
+    assert!(plan(&source, &target, Family::Hiera, Role::Full).is_err());
+    let plan = plan_on_grid(&source, &target, Family::Hiera, Role::Full, Some((3, 6))).unwrap();
+    assert_eq!(
+        plan.assignments[0].transforms,
+        [Transform::Positions { extra_tokens: 0, from: 4, to: (3, 6) }]
+    );
+    assert_eq!(plan.assignments[0].to_tensor().unwrap().size(), [1, 18, 8]);
+    assert!(plan.report.to_string().contains("4x4 to 3x6 positions"), "{}", plan.report);
+
+    // A ramp down the rows stays one, and the columns stay equal.
+    let ramp = Tensor::arange(4, (Kind::Float, Device::Cpu)).reshape([4, 1, 1]).repeat([1, 4, 2]);
+    let resized = resize_positions(&ramp.reshape([1, 16, 2]), 0, (3, 6)).unwrap().reshape([3, 6, 2]);
+    assert_eq!(resized.select(1, 0), resized.select(1, 5));
+    let rows: Vec<f64> = (0..3).map(|row| resized.double_value(&[row, 0, 0])).collect();
+    assert!(rows[0] < rows[1] && rows[1] < rows[2], "{rows:?}");
 }
 
 /// Whatever framework wrapped a model, its names and shapes tell which one it is.

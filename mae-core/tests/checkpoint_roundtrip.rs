@@ -4,8 +4,8 @@
 use std::io::Read;
 
 use mae_core::checkpoint::lightning::{
-    CheckpointContents, Loops, LrScheduler, LrSchedulerKind, ModelCheckpoint, OptimizerKind, OptimizerState,
-    ParamGroup, ParamState,
+    CheckpointContents, GradScaler, Loops, LrScheduler, LrSchedulerKind, ModelCheckpoint, OptimizerKind,
+    OptimizerState, ParamGroup, ParamState,
 };
 use mae_core::checkpoint::{
     Checkpoint, DType, Error, Kind, Opaque, TensorView, Value, link_target, swap_symlink, write,
@@ -286,6 +286,7 @@ fn contents_of_a_training_round_trip() {
             last_epoch: 70,
             last_lr: vec![1e-4, 0.1],
         }],
+        scaler: Some(GradScaler { scale: 32768.0, growth_tracker: 12 }),
         extra: Some(Value::dict([("seed", Value::Int(47))])),
         ..CheckpointContents::new(vec![("head.weight".into(), tensor(2)), ("head.bias".into(), tensor(3))])
     };

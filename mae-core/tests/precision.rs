@@ -167,6 +167,10 @@ fn a_resumed_fp16_training_goes_on_with_its_loss_scale_bit_for_bit() {
     let scaler = *half.scaler().unwrap();
     let file = mae_core::checkpoint::Checkpoint::open(&path).unwrap();
     let contents = mae_core::checkpoint::lightning::CheckpointContents::from_value(file.root()).unwrap();
+    // Where Lightning looks for it.
+    let state = file.root().get("MixedPrecision").unwrap();
+    assert_eq!(state.get("scale").unwrap().as_f64(), Some(scaler.scale));
+    assert_eq!(state.get("_growth_tracker").unwrap().as_i64(), Some(scaler.good_steps as i64));
     let mut resumed = trainer(Precision::Fp16, 3);
     resumed.resume(&contents).unwrap();
     assert_eq!(*resumed.scaler().unwrap(), scaler);

@@ -42,7 +42,8 @@ pub(super) fn restore(plan: &Plan, run: &mut Run) -> Result<(Model, Checkpoint)>
     let key = format!("{}.checkpoint", plan.action().name());
     let checkpoint = open_trained(plan, run)?;
     let mut model = build(plan, run)?;
-    load(&mut model, &key, plan.checkpoint(), &checkpoint, Role::Full)?;
+    let report = load(&mut model, &key, plan.checkpoint(), &checkpoint, Role::Full)?;
+    run.progress.say(&format!("Weights from {}: {report}", plan.checkpoint()));
     Ok((model, checkpoint))
 }
 

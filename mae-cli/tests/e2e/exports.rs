@@ -43,10 +43,21 @@ fn with_life(arch: &'static Arch, size: (i64, i64)) -> Model {
     model
 }
 
-/// Exports an architecture, has `mae` compare it with onnxruntime on 64 real images, and the checker look at the graph.
-fn proof(python: &Path, arch: &str, (height, width): (i64, i64), options: &str) {
+/// Exports an architecture at the size that its model has, has `mae` compare it with onnxruntime on 64 real images, and the checker look at the graph.
+fn proof(python: &Path, arch: &str, size: (i64, i64), options: &str) {
+    proof_of_another_size(python, arch, size, size, options);
+}
+
+/// As [`proof`], of a model that was trained at another size.
+fn proof_of_another_size(
+    python: &Path,
+    arch: &str,
+    trained: (i64, i64),
+    (height, width): (i64, i64),
+    options: &str,
+) {
     let sandbox = Sandbox::new().with_specs().with_images(1, 7);
-    let model = with_life(Arch::by_name(arch).unwrap(), (height, width));
+    let model = with_life(Arch::by_name(arch).unwrap(), trained);
     let tensors = model.state_dict().unwrap();
     checkpoint::write_safetensors(&sandbox.path("model.safetensors"), &tensors).unwrap();
     drop((model, tensors));
@@ -73,6 +84,9 @@ fn small_architectures_prove_themselves() {
     let Some(python) = python() else { return };
     proof(&python, "convnextv2_atto", (64, 96), "");
     proof(&python, "hiera_tiny_224", (64, 96), "export.opset_version=20");
+    // Positions are resampled: when the file is read, and in the graph.
+    proof_of_another_size(&python, "hiera_tiny_224", (64, 64), (96, 128), "");
+    proof_of_another_size(&python, "convnextv2_atto", (64, 64), (96, 32), "export.precision=fp16");
 }
 
 /// The whole catalogue at 224 pixels, on real images: `scripts/export-proof`. `MAE_ARCH` narrows it to the names that

@@ -7,7 +7,7 @@ use super::collective::Collective;
 use super::scaler::LossScaler;
 use crate::checkpoint::Value;
 use crate::checkpoint::dialect::Role;
-use crate::checkpoint::lightning::{CheckpointContents, Loops, LrScheduler, LrSchedulerKind};
+use crate::checkpoint::lightning::{CheckpointContents, GradScaler, Loops, LrScheduler, LrSchedulerKind};
 use crate::classify::{cross_entropy, soft_target_cross_entropy};
 use crate::error::{Error, Result};
 use crate::model::{Model, Network};
@@ -288,10 +288,6 @@ impl<'c> Trainer<'c> {
             ("skipped_steps", Value::Int(self.skipped_steps as i64)),
             ("bad_steps", Value::Int(self.bad_steps as i64)),
         ];
-        if let Some(scaler) = self.scaler {
-            state.push(("loss_scale", Value::Float(scaler.scale)));
-            state.push(("loss_scale_good_steps", Value::Int(scaler.good_steps as i64)));
-        }
         state.extend(extra);
         Ok(CheckpointContents {
             epoch: cursor.epoch as i64,
@@ -313,6 +309,10 @@ impl<'c> Trainer<'c> {
             },
             optimizer: Some(optimizer),
             lr_schedulers: vec![scheduler],
+            scaler: self.scaler.map(|LossScaler { scale, good_steps }| GradScaler {
+                scale,
+                growth_tracker: good_steps as i64,
+            }),
             extra: Some(Value::dict(state)),
             ..CheckpointContents::new(self.model.state_dict()?)
         })
@@ -328,9 +328,8 @@ impl<'c> Trainer<'c> {
             self.optimizer.load_state(&self.model.params, state)?;
         }
         let extra = |key: &str| contents.extra.as_ref().and_then(|extra| extra.get(key));
-        if let (Some(scaler), Some(scale)) = (&mut self.scaler, extra("loss_scale").and_then(Value::as_f64)) {
-            let good_steps = extra("loss_scale_good_steps").and_then(Value::as_i64).unwrap_or(0) as u64;
-            *scaler = LossScaler { scale, good_steps };
+        if let (Some(scaler), Some(stored)) = (&mut self.scaler, contents.scaler) {
+            *scaler = LossScaler { scale: stored.scale, good_steps: stored.growth_tracker.max(0) as u64 };
         }
         let count = |key: &str| extra(key).and_then(Value::as_i64).unwrap_or(0) as u64;
         (self.skipped_steps, self.bad_steps) = (count("skipped_steps"), count("bad_steps"));

@@ -98,7 +98,8 @@ pub struct LoadPlan {
     pub report: LoadReport,
 }
 
-/// Finds for every tensor of a model (`target`: names and shapes in state dict order) its source.
+/// Finds for every tensor of a model (`target`: names and shapes in state dict order) its source. Its position table is
+/// a square; [`plan_on_grid`] takes others.
 ///
 /// Nothing is read from the checkpoint yet.
 ///
@@ -112,6 +113,20 @@ pub fn plan(
     family: Family,
     role: Role,
 ) -> Result<LoadPlan> {
+    plan_on_grid(source, target, family, role, None)
+}
+
+/// As [`plan`], for a model whose position table has `grid` rows and columns.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_on_grid(
+    source: &[(String, TensorView)],
+    target: &[(String, Vec<i64>)],
+    family: Family,
+    role: Role,
+    grid: Option<(i64, i64)>,
+) -> Result<LoadPlan> {
     let shapes: HashMap<&str, &[i64]> = target.iter().map(|(name, shape)| (&**name, &**shape)).collect();
     let mut report =
         LoadReport { source_tensors: source.len(), target_tensors: target.len(), ..Default::default() };
@@ -124,7 +139,7 @@ pub fn plan(
             report.skip(name, SkipReason::Folded { layer });
             continue;
         }
-        match place(name, view, &shapes, family, role) {
+        match place(name, view, &shapes, (family, role, grid)) {
             Ok((candidate, transforms)) => {
                 if found.contains_key(&candidate.name) {
                     report.skip(name, SkipReason::Duplicate { target: candidate.name });
@@ -177,8 +192,7 @@ fn place(
     name: &str,
     view: &TensorView,
     shapes: &HashMap<&str, &[i64]>,
-    family: Family,
-    role: Role,
+    (family, role, grid): (Family, Role, Option<(i64, i64)>),
 ) -> Result<(Candidate, Vec<Transform>), SkipReason> {
     let candidate = names::candidates(name, family, role).into_iter().find(|c| shapes.contains_key(&*c.name));
     let Some(candidate) = candidate else {
@@ -186,7 +200,7 @@ fn place(
         return Err(if pretraining { SkipReason::PretrainingOnly } else { SkipReason::NotInModel });
     };
     let expected = shapes.get(&*candidate.name).copied().unwrap_or(&[]);
-    match transform::between(&candidate, view.shape(), expected) {
+    match transform::between(&candidate, view.shape(), expected, grid) {
         Some(transforms) => Ok((candidate, transforms)),
         None => {
             let (found, expected) = (view.shape().to_vec(), expected.to_vec());

@@ -207,7 +207,9 @@ impl Reshaped {
         let steps = self.transforms.iter().map(|transform| match transform {
             Transform::Reshape(to) => format!("{} to {} dimensions", self.from.len(), to.len()),
             Transform::SparseKernel { .. } => "MinkowskiEngine kernel".into(),
-            Transform::Positions { from, to, .. } => format!("{from}x{from} to {to}x{to} positions, bicubic"),
+            Transform::Positions { from, to: (rows, columns), .. } => {
+                format!("{from}x{from} to {rows}x{columns} positions, bicubic")
+            }
             Transform::Patches { from, to } => format!("patches of {from} to {to} pixels, bicubic"),
         });
         steps.collect::<Vec<_>>().join(", ")

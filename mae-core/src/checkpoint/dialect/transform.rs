@@ -22,8 +22,8 @@ pub enum Transform {
         extra_tokens: i64,
         /// Side of the stored grid.
         from: i64,
-        /// Side of the model's grid.
-        to: i64,
+        /// Rows and columns of the model's grid.
+        to: (i64, i64),
     },
     /// The convolution `[C, 3, from, from]` that embeds patches, for patches of another size, bicubic.
     Patches {
@@ -57,25 +57,31 @@ impl Transform {
     }
 }
 
-/// Resamples position embeddings `[1, extra_tokens + n*n, D]` to `[1, extra_tokens + to*to, D]`: bicubic,
+/// Resamples position embeddings `[1, extra_tokens + n*n, D]` to `[1, extra_tokens + to.0*to.1, D]`: bicubic,
 /// `align_corners` false, no antialias, as upstream does when it loads a ViT. The extra tokens stay.
 ///
 /// # Errors
 /// [`super::Error::Torch`] when the shape is another.
-pub fn resize_positions(positions: &Tensor, extra_tokens: i64, to: i64) -> Result<Tensor> {
+pub fn resize_positions(positions: &Tensor, extra_tokens: i64, to: (i64, i64)) -> Result<Tensor> {
     let kind = positions.f_kind()?;
     let tokens = positions.size().get(1).copied().unwrap_or(0);
     let from = ((tokens - extra_tokens).max(0) as f64).sqrt() as i64;
     let extra = positions.f_narrow(1, 0, extra_tokens)?;
     let grid = positions.f_narrow(1, extra_tokens, from * from)?.f_to_kind(Kind::Float)?;
     let grid = grid.f_reshape([1, from, from, -1])?.f_permute([0, 3, 1, 2])?;
-    let resized = grid.f_upsample_bicubic2d([to, to], false, None, None)?;
-    let resized = resized.f_permute([0, 2, 3, 1])?.f_reshape([1, to * to, -1])?.f_to_kind(kind)?;
+    let resized = grid.f_upsample_bicubic2d([to.0, to.1], false, None, None)?;
+    let resized = resized.f_permute([0, 2, 3, 1])?.f_reshape([1, to.0 * to.1, -1])?.f_to_kind(kind)?;
     Ok(Tensor::f_cat(&[extra, resized], 1)?)
 }
 
-/// What turns shape `found` into `expected`; `None` when nothing sensible does.
-pub(super) fn between(candidate: &Candidate, found: &[i64], expected: &[i64]) -> Option<Vec<Transform>> {
+/// What turns shape `found` into `expected`; `None` when nothing sensible does. `grid` is that of the model's positions
+/// where it may be no square.
+pub(super) fn between(
+    candidate: &Candidate,
+    found: &[i64],
+    expected: &[i64],
+    grid: Option<(i64, i64)>,
+) -> Option<Vec<Transform>> {
     if candidate.sparse_kernel && found != expected {
         return sparse_kernel(found, expected);
     }
@@ -83,7 +89,7 @@ pub(super) fn between(candidate: &Candidate, found: &[i64], expected: &[i64]) ->
         return Some(vec![]);
     }
     if candidate.name.ends_with("pos_embed")
-        && let Some(positions) = positions(found, expected)
+        && let Some(positions) = positions(found, expected, grid)
     {
         return Some(vec![positions]);
     }
@@ -109,15 +115,17 @@ fn sparse_kernel(found: &[i64], expected: &[i64]) -> Option<Vec<Transform>> {
     (fits && rows == columns).then(|| vec![Transform::SparseKernel { size: *rows }])
 }
 
-/// Both `[1, extra + n*n, D]` with the same number of extra tokens, 0 or 1.
-fn positions(found: &[i64], expected: &[i64]) -> Option<Transform> {
+/// `[1, extra + n*n, D]` and `[1, extra + rows*columns, D]` with the same number of extra tokens, 0 or 1.
+fn positions(found: &[i64], expected: &[i64], grid: Option<(i64, i64)>) -> Option<Transform> {
     let ([1, from_tokens, from_dim], [1, to_tokens, to_dim]) = (found, expected) else { return None };
     if from_dim != to_dim {
         return None;
     }
     [0, 1].into_iter().find_map(|extra_tokens| {
-        let (from, to) = (side(from_tokens - extra_tokens)?, side(to_tokens - extra_tokens)?);
-        Some(Transform::Positions { extra_tokens, from, to })
+        let places = to_tokens - extra_tokens;
+        let to = grid.filter(|(rows, columns)| rows * columns == places);
+        let to = to.or_else(|| side(places).map(|side| (side, side)))?;
+        Some(Transform::Positions { extra_tokens, from: side(from_tokens - extra_tokens)?, to })
     })
 }
 

@@ -6,6 +6,7 @@
 //! | [`Loops`] | the counters of Lightning's loops |
 //! | [`OptimizerState`], [`ParamGroup`], [`ParamState`] | `optimizer_states[0]` |
 //! | [`LrScheduler`] | one entry of `lr_schedulers` |
+//! | [`GradScaler`] | `MixedPrecision`, in fp16 |
 //! | [`ModelCheckpoint`] | the state of the callback that wrote the file |
 //!
 //! Keys, their order and their types are those of upstream's files, so that Lightning resumes from ours and we
@@ -14,11 +15,13 @@
 mod callback;
 mod loops;
 mod optimizer;
+mod scaler;
 mod scheduler;
 
 pub use callback::ModelCheckpoint;
 pub use loops::Loops;
 pub use optimizer::{OptimizerKind, OptimizerState, ParamGroup, ParamState};
+pub use scaler::GradScaler;
 pub use scheduler::{LrScheduler, LrSchedulerKind};
 
 use super::{Error, Result, TensorView, Value};
@@ -49,6 +52,8 @@ pub struct CheckpointContents {
     pub optimizer: Option<OptimizerState>,
     /// States of the learning rate schedulers.
     pub lr_schedulers: Vec<LrScheduler>,
+    /// State of the gradient scaler; `None` unless the training is in fp16.
+    pub scaler: Option<GradScaler>,
     /// What a bit-exact resume needs beyond Lightning's structure (random states, position in the data).
     pub extra: Option<Value>,
 }
@@ -65,6 +70,7 @@ impl CheckpointContents {
             callback: None,
             optimizer: None,
             lr_schedulers: Vec::new(),
+            scaler: None,
             extra: None,
         }
     }
@@ -84,16 +90,17 @@ impl CheckpointContents {
             ("callbacks", Value::dict(self.callback.iter().map(ModelCheckpoint::to_item))),
             ("optimizer_states", Value::List(optimizers.collect())),
             ("lr_schedulers", Value::List(self.lr_schedulers.iter().map(LrScheduler::to_value).collect())),
-            ("tao_model", Value::str("mae")),
         ];
+        root.extend(self.scaler.map(|scaler| (scaler::KEY, scaler.to_value())));
+        root.push(("tao_model", Value::str("mae")));
         if let Some(extra) = &self.extra {
             root.push((EXTRA_KEY, extra.clone()));
         }
         Value::dict(root)
     }
 
-    /// Takes a Lightning checkpoint apart, ours or upstream's. Loops, callbacks, optimizer and schedulers may be
-    /// absent.
+    /// Takes a Lightning checkpoint apart, ours or upstream's. Loops, callbacks, optimizer, schedulers and scaler may
+    /// be absent.
     ///
     /// # Errors
     /// [`Error::Key`] naming the key that is missing or has another type than Lightning's.
@@ -125,6 +132,10 @@ impl CheckpointContents {
                 _ => None,
             },
             lr_schedulers: schedulers.iter().flatten().map(LrScheduler::from_value).collect::<Result<_>>()?,
+            scaler: match keys.optional(scaler::KEY).or_else(|| keys.optional(scaler::OLD_KEY)) {
+                Some(state) => Some(GradScaler::from_value(&state)?),
+                None => None,
+            },
             extra: root.get(EXTRA_KEY).cloned(),
         })
     }
