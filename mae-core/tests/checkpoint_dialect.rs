@@ -9,7 +9,7 @@ use mae_core::checkpoint::dialect::{
 };
 use mae_core::checkpoint::{Checkpoint, Error, TensorView};
 use serde_json::Value as Json;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Names and shapes of a model, the head for `num_classes`.
 fn target(catalog: &Json, arch: &str, role: &str, num_classes: i64) -> Vec<(String, Vec<i64>)> {
@@ -273,7 +273,8 @@ fn positions_of_a_square_fit_a_rectangle() {
     // A ramp down the rows stays one, and the columns stay equal.
     let ramp = Tensor::arange(4, (Kind::Float, Device::Cpu)).reshape([4, 1, 1]).repeat([1, 4, 2]);
     let resized = resize_positions(&ramp.reshape([1, 16, 2]), 0, (3, 6)).unwrap().reshape([3, 6, 2]);
-    assert_eq!(resized.select(1, 0), resized.select(1, 5));
+    let across = (resized.select(1, 0) - resized.select(1, 5)).abs().max().double_value(&[]);
+    assert!(across < 1e-6, "{across}");
     let rows: Vec<f64> = (0..3).map(|row| resized.double_value(&[row, 0, 0])).collect();
     assert!(rows[0] < rows[1] && rows[1] < rows[2], "{rows:?}");
 }
@@ -374,7 +375,7 @@ fn dinov2() {
     let stored = |name: &str| source.iter().find(|(n, _)| n == name).unwrap().1.to_tensor().unwrap();
 
     // The layer with its scale multiplied in gives what layer and scale gave.
-    let x = Tensor::arange(8, (Kind::Float, tch::Device::Cpu)).reshape([1, 8]);
+    let x = Tensor::arange(8, (Kind::Float, Device::Cpu)).reshape([1, 8]);
     let (w, b) = (stored("blocks.0.0.mlp.fc2.weight"), stored("blocks.0.0.mlp.fc2.bias"));
     let expected = x.linear(&w, Some(&b)) * stored("blocks.0.0.ls2.gamma");
     let (w, b) = (

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use mae_core::engine::Collective;
 use mae_data::{BadSample, Loader};
 
-use super::run::write_atomically;
+use super::run::{Run, write_atomically};
 use crate::error::{Error, Result};
 use crate::report;
 use crate::report::progress::Progress;
@@ -55,6 +55,20 @@ impl BadSamples {
     pub(super) fn keep(&mut self, loaders: &[&Loader]) -> Result<()> {
         loaders.iter().for_each(|loader| self.add(loader.bad_samples()));
         self.write()
+    }
+
+    /// Closes the list of an action that reads its images once: takes in what was found, and tells where it is.
+    ///
+    /// # Errors
+    /// That of `result`, and as [`gather`](Self::gather).
+    pub(super) fn close(mut self, loader: &Loader, result: Result<()>, run: &Run) -> Result<()> {
+        if result.is_err() || run.is_interrupted() {
+            self.keep(&[loader])?;
+        } else {
+            self.gather(&[loader], run.collective())?;
+        }
+        self.announce(&run.progress);
+        result
     }
 
     /// Tells where the list is, if there is one.

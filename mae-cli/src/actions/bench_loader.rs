@@ -47,7 +47,7 @@ struct Measured {
 /// # Errors
 /// When the data cannot be used.
 pub fn bench_loader(plan: &Plan, limits: &BenchLimits) -> Result<String> {
-    let interrupt = Interrupt::watch().map_err(super::run::unwatched)?;
+    let interrupt = Interrupt::watch()?;
     let progress = Progress::detect();
     let layout = match plan.train.stage {
         Stage::Finetune => Layout::ImageFolder,

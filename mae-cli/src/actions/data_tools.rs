@@ -36,10 +36,7 @@ pub enum ToolEnd {
 /// # Errors
 /// When the data cannot be used or a file not be written.
 pub fn data_tool(tool: &DataTool) -> Result<ToolEnd> {
-    let context = Context {
-        progress: Progress::detect(),
-        interrupt: Interrupt::watch().map_err(super::run::unwatched)?,
-    };
+    let context = Context { progress: Progress::detect(), interrupt: Interrupt::watch()? };
     match tool {
         DataTool::Inspect { source, layout, sheet, json } => context.inspect(source, *layout, sheet, *json),
         DataTool::Verify { source, json } => context.verify(source, *json),

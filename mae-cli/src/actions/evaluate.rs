@@ -28,7 +28,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run.device, run.collective())?;
     let placement = Placement::new(plan, run.device);
-    let mut bad = BadSamples::open(plan, run.collective().rank(), false)?;
+    let bad = BadSamples::open(plan, run.collective().rank(), false)?;
     // A checkpoint computes by itself; what onnxruntime computes is handed over.
     let (mut evaluation, mut session) = match &mut classifier {
         Classifier::Checkpoint(model) => {
@@ -54,13 +54,7 @@ pub(super) fn evaluate(plan: &Plan, run: &mut Run) -> Result<End> {
         task.at(done.min(total as u64));
         Ok(())
     });
-    if result.is_err() || run.is_interrupted() {
-        bad.keep(&[&loader])?;
-    } else {
-        bad.gather(&[&loader], run.collective())?;
-    }
-    bad.announce(&run.progress);
-    result?;
+    bad.close(&loader, result, run)?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);
     }

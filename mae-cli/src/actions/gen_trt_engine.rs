@@ -17,9 +17,10 @@ use crate::spec::{EnginePrecision, Plan};
 
 mod calibrate;
 mod check;
+mod profile;
 mod trtexec;
 
-use check::Profile;
+use profile::Profile;
 use trtexec::Trtexec;
 
 /// How often a builder under way is looked at.

@@ -31,7 +31,7 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
     let total = dataset.len();
     let loader = data::in_order(plan, dataset, run.device, run.collective())?;
     let placement = Placement::new(plan, run.device);
-    let mut bad = BadSamples::open(plan, run.collective().rank(), false)?;
+    let bad = BadSamples::open(plan, run.collective().rank(), false)?;
     let mut predictions = Vec::new();
     let mut task = run.progress.items("Classifying", total as u64);
     let mut done = 0;
@@ -51,13 +51,7 @@ pub(super) fn inference(plan: &Plan, run: &mut Run) -> Result<End> {
         task.at(done.min(total as u64));
         Ok(())
     });
-    if result.is_err() || run.is_interrupted() {
-        bad.keep(&[&loader])?;
-    } else {
-        bad.gather(&[&loader], run.collective())?;
-    }
-    bad.announce(&run.progress);
-    result?;
+    bad.close(&loader, result, run)?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);
     }

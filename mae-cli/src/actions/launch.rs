@@ -111,7 +111,7 @@ fn launcher(plan: &Plan, workers: usize, node: Option<&NodeLauncher>) -> Result<
 /// # Errors
 /// The failure of the first worker that failed; `status.json` has a line for it.
 pub(super) fn supervise(plan: &Plan, launcher: &LocalLauncher) -> Result<End> {
-    let interrupt = Interrupt::watch_or_say_why()?;
+    let interrupt = Interrupt::watch()?;
     let status = StatusTail::new(plan);
     let node = match launcher.nodes {
         1 => String::new(),

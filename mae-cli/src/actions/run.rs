@@ -44,7 +44,7 @@ impl Run {
     /// # Errors
     /// When the folder cannot be written, or a device or process is missing.
     pub fn start(plan: &Plan, environment: &Environment) -> Result<Self> {
-        let interrupt = Interrupt::watch_or_say_why()?;
+        let interrupt = Interrupt::watch()?;
         let limit = if plan.action() == Action::Train { plan.max_time() } else { None };
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let first = match &environment.role {
@@ -184,14 +184,6 @@ pub(super) fn no_fsdp() -> Error {
             .into(),
     }
     .into()
-}
-
-/// Signals cannot be watched.
-pub(super) fn unwatched(error: std::io::Error) -> Error {
-    Error::Device {
-        problem: format!("SIGINT and SIGTERM cannot be watched: {error}"),
-        help: "start mae in an environment that lets a program handle its signals".into(),
-    }
 }
 
 /// Writes a file whole or not at all.

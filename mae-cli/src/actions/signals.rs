@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Whether the user or the system asked the run to end.
 #[derive(Debug, Clone)]
@@ -17,19 +17,18 @@ const INTERRUPTED: i32 = 4;
 
 impl Interrupt {
     /// Watches both signals from now on.
-    pub(super) fn watch() -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(super) fn watch() -> Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // In this order: a handler sees the flag as the signals before left it.
-            flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&asked))?;
-            flag::register(signal, Arc::clone(&asked))?;
+            flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&asked))
+                .and_then(|_| flag::register(signal, Arc::clone(&asked)))
+                .map_err(unwatched)?;
         }
         Ok(Interrupt(asked))
-    }
-
-    /// The same, with the error for a user.
-    pub(super) fn watch_or_say_why() -> Result<Self> {
-        Self::watch().map_err(super::run::unwatched)
     }
 
     /// Set once the run is to end.
@@ -39,5 +38,12 @@ impl Interrupt {
 
     pub(super) fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn unwatched(error: std::io::Error) -> Error {
+    Error::Device {
+        problem: format!("SIGINT and SIGTERM cannot be watched: {error}"),
+        help: "start mae in an environment that lets a program handle its signals".into(),
     }
 }

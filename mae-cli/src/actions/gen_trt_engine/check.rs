@@ -1,43 +1,12 @@
 //! What has to agree before a builder is started: the ONNX file, the spec, and the builder's version.
 
-use std::fmt;
-
 use mae_core::onnx::Description;
 
+use super::profile::Profile;
 use super::trtexec::Trtexec;
 use super::wants_int8;
 use crate::error::{Error, Result};
 use crate::spec::{EnginePrecision, Plan};
-
-/// The batches that an engine takes, and the shape of its input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Profile {
-    /// The input's name.
-    pub input: String,
-    /// Its dimensions behind the batch.
-    pub image: Vec<i64>,
-    /// The batch of a file that has a fixed one.
-    pub fixed: Option<i64>,
-    /// Smallest, tuned and largest batch.
-    pub batches: [i64; 3],
-}
-
-impl Profile {
-    /// The input's shape with a batch, as trtexec reads it.
-    pub(super) fn shape(&self, batch: i64) -> String {
-        let sizes = std::iter::once(&batch).chain(&self.image);
-        format!("{}:{}", self.input, sizes.map(i64::to_string).collect::<Vec<_>>().join("x"))
-    }
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.fixed, self.batches) {
-            (Some(batch), _) => write!(f, "batches of {batch}"),
-            (None, [min, opt, max]) => write!(f, "batches of {min} to {max}, tuned for {opt}"),
-        }
-    }
-}
 
 fn wrong(key: &str, problem: String, help: String) -> Error {
     Error::File { key: key.to_owned(), problem, help }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use mae_core::onnx::Description;
 
-use super::check::Profile;
+use super::profile::Profile;
 use super::wants_int8;
 use crate::spec::{EnginePrecision, Plan};
 
