@@ -115,6 +115,17 @@ impl Error {
         Error::At { key: key.into(), source: Box::new(self) }
     }
 
+    /// Whether the passphrase of a checkpoint is missing or wrong.
+    pub fn is_about_the_passphrase(&self) -> bool {
+        match self {
+            Error::At { source, .. } | Error::InStep { source, .. } => source.is_about_the_passphrase(),
+            Error::Core(mae_core::Error::Checkpoint(error)) | Error::Checkpoint(error) => {
+                error.is_about_the_passphrase()
+            }
+            _ => false,
+        }
+    }
+
     /// The documented exit code.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mae_core::checkpoint::Passphrase;
 use mae_core::checkpoint::dialect::{Facts, Stage};
 
 use super::classifier::is_onnx;
@@ -57,7 +58,7 @@ fn trained(composed: &mut Composed, action: Action, context: &Context<'_>) -> Re
     let key = format!("{}.checkpoint", action.name());
     let Some(path) = choose(composed, &key, context)? else { return Ok(()) };
     // An ONNX file is described by itself when it is run.
-    let facts = if is_onnx(&path) { Facts::default() } else { Facts::of(&model::open(&key, &path)?) };
+    let facts = if is_onnx(&path) { Facts::default() } else { facts(composed, &key, &path, context)? };
     let start = Start { key: &key, path: &path, other: "give another checkpoint" };
     start.settle(composed, context, &facts, &[STAGE, ARCH, CLASSES, SIZE], &[STAGE, ARCH, CLASSES])?;
     start.note_other_size(composed, context, &facts)?;
@@ -86,10 +87,10 @@ fn training(composed: &mut Composed, draft: &Plan, context: &Context<'_>) -> Res
         }
     };
     if let Some((key, path, other)) = resume {
-        let facts = match model::open(key, &path) {
-            Ok(checkpoint) => Facts::of(&checkpoint),
+        let facts = match facts(composed, key, &path, context) {
+            Ok(facts) => facts,
             // A damaged one may have a whole one before it, which the training finds.
-            Err(_) if key == "results_dir" => return Ok(()),
+            Err(error) if key == "results_dir" && !error.is_about_the_passphrase() => return Ok(()),
             Err(error) => return Err(error),
         };
         let all = [STAGE, ARCH, CLASSES, SIZE];
@@ -99,7 +100,7 @@ fn training(composed: &mut Composed, draft: &Plan, context: &Context<'_>) -> Res
         return Ok(());
     }
     let Some(path) = choose(composed, PRETRAINED, context)? else { return Ok(()) };
-    let facts = Facts::of(&model::open(PRETRAINED, &path)?);
+    let facts = facts(composed, PRETRAINED, &path, context)?;
     Start { key: PRETRAINED, path: &path, other: "give other weights" }.settle(
         composed,
         context,
@@ -107,6 +108,12 @@ fn training(composed: &mut Composed, draft: &Plan, context: &Context<'_>) -> Res
         &[ARCH, SIZE],
         &[ARCH],
     )
+}
+
+/// What the checkpoint that `key` names says of itself.
+fn facts(composed: &Composed, key: &str, path: &str, context: &Context<'_>) -> Result<Facts> {
+    let passphrase = composed.text("encryption_key", context)?.filter(|text| !text.is_empty());
+    Ok(Facts::of(&model::open(passphrase.map(Passphrase::new).as_ref(), key, path)?))
 }
 
 /// The file that a key means; a choice among a folder's checkpoints is noted, and the file takes the folder's place.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mae_core::checkpoint::lightning::{CheckpointContents, ModelCheckpoint};
-use mae_core::checkpoint::{self, Background, Checkpoint, TensorView, Value};
+use mae_core::checkpoint::{self, Background, Checkpoint, Passphrase, TensorView, Value};
 use mae_core::engine::{Metrics, SaveReason, Trainer};
 
 use super::model;
@@ -26,6 +26,7 @@ pub(super) struct Checkpoints {
     keep_last: usize,
     keep_best: bool,
     safetensors: bool,
+    passphrase: Option<Passphrase>,
     best: Option<Best>,
     /// The validation since the last optimizer step, if there was one.
     validated: Option<(u64, Metrics)>,
@@ -67,6 +68,7 @@ struct Job {
     name: String,
     root: Value,
     weights: Option<Vec<(String, TensorView)>>,
+    passphrase: Option<Passphrase>,
     links: Links,
     best: Option<String>,
     keep_last: usize,
@@ -97,6 +99,7 @@ impl Checkpoints {
             keep_last: plan.train.checkpoint_keep_last,
             keep_best: plan.train.checkpoint_keep_best,
             safetensors: plan.train.checkpoint_safetensors,
+            passphrase: plan.passphrase().filter(|_| plan.train.encrypt_checkpoints),
             best: stored.and_then(Best::from_value),
             validated: None,
             background: Background::default(),
@@ -144,6 +147,7 @@ impl Checkpoints {
             name,
             root,
             weights,
+            passphrase: self.passphrase.clone(),
             links: self.links.clone(),
             best: self.best.as_ref().map(|best| best.file.clone()),
             keep_last: self.keep_last,
@@ -170,7 +174,11 @@ impl Job {
             checkpoint::write_safetensors(&self.path.with_extension("safetensors"), weights)
                 .map_err(Error::Save)?;
         }
-        checkpoint::write(&self.path, &self.root).map_err(Error::Save)?;
+        match &self.passphrase {
+            Some(passphrase) => checkpoint::write_encrypted(&self.path, &self.root, passphrase),
+            None => checkpoint::write(&self.path, &self.root),
+        }
+        .map_err(Error::Save)?;
         checkpoint::swap_symlink(&self.links.latest, &self.name).map_err(Error::Save)?;
         if let Some(best) = &self.best {
             checkpoint::swap_symlink(&self.links.best, best).map_err(Error::Save)?;
@@ -283,6 +291,7 @@ pub(super) fn resume_point(plan: &Plan) -> Result<Option<ResumePoint>> {
             Ok(contents) => return Ok(Some(ResumePoint { path, contents, notes })),
             // Another model's checkpoint is no damage, and an older one would not be better.
             Err(error @ Error::File { .. }) if path.exists() => return Err(error),
+            Err(error) if error.is_about_the_passphrase() => return Err(error),
             Err(error) => {
                 notes.push(format!("{error}"));
                 failure.get_or_insert(error);
@@ -295,7 +304,7 @@ pub(super) fn resume_point(plan: &Plan) -> Result<Option<ResumePoint>> {
 /// Opens a checkpoint, checks that it is of the plan's model and that every byte is as it was written.
 fn read(plan: &Plan, key: &str, path: &Path, other: &str) -> Result<CheckpointContents> {
     let text = path.to_string_lossy();
-    let file: Checkpoint = model::open(key, &text)?;
+    let file: Checkpoint = model::open(plan.passphrase().as_ref(), key, &text)?;
     model::agree(plan, key, &text, &file, other)?;
     let at = |error| Error::from(error).at(format!("{key}: {text}"));
     file.verify().map_err(at)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mae_core::arch::Arch;
 use mae_core::checkpoint::dialect::{LoadReport, Role};
-use mae_core::checkpoint::{Checkpoint, Value};
+use mae_core::checkpoint::{Checkpoint, Passphrase, Value};
 use mae_core::model::Model;
 
 use super::Run;
@@ -32,7 +32,7 @@ pub(super) fn load_pretrained(plan: &Plan, model: &mut Model, run: &mut Run) -> 
         return Ok(());
     }
     let key = "train.pretrained_model_path";
-    let report = load(model, key, path, &open(key, path)?, Role::Finetune)?;
+    let report = load(model, key, path, &open(plan.passphrase().as_ref(), key, path)?, Role::Finetune)?;
     run.progress.say(&format!("Weights from {path}: {report}"));
     Ok(())
 }
@@ -50,7 +50,7 @@ pub(super) fn restore(plan: &Plan, run: &mut Run) -> Result<(Model, Checkpoint)>
 /// Opens the checkpoint of evaluate, inference or export, and checks that it is one of the plan's model.
 pub(super) fn open_trained(plan: &Plan, run: &mut Run) -> Result<Checkpoint> {
     let (key, path) = (format!("{}.checkpoint", plan.action().name()), plan.checkpoint());
-    let checkpoint = open(&key, path)?;
+    let checkpoint = open(plan.passphrase().as_ref(), &key, path)?;
     run.status.loading_checkpoint(path)?;
     agree(plan, &key, path, &checkpoint, "give another checkpoint")?;
     Ok(checkpoint)
@@ -68,7 +68,7 @@ pub(super) fn load(
 }
 
 /// Opens a checkpoint that a key of the spec names.
-pub(super) fn open(key: &str, path: &str) -> Result<Checkpoint> {
+pub(super) fn open(passphrase: Option<&Passphrase>, key: &str, path: &str) -> Result<Checkpoint> {
     if !Path::new(path).exists() {
         return Err(Error::File {
             key: key.to_owned(),
@@ -77,7 +77,7 @@ pub(super) fn open(key: &str, path: &str) -> Result<Checkpoint> {
                 .into(),
         });
     }
-    Checkpoint::open(path).map_err(|error| Error::from(error).at(key))
+    Checkpoint::open_with(path, passphrase).map_err(|error| Error::from(error).at(key))
 }
 
 /// Refuses a checkpoint of another architecture or stage by name, before its tensors are compared; `other` is what to

@@ -79,6 +79,7 @@ impl Facts<'_> {
             "file": self.path.display().to_string(),
             "bytes": self.bytes,
             "format": self.format_name(),
+            "encrypted": file.is_encrypted(),
             "zip_root": match file.format() {
                 Format::Zip { root } => json!(root),
                 _ => Json::Null,
@@ -105,7 +106,8 @@ impl Facts<'_> {
     fn text(&self, all: bool) -> String {
         let mut out = format!("{}\n", self.path.display());
         let mut line = |name: &str, what: String| out.push_str(&format!("  {name:<12}{what}\n"));
-        line("format", format!("{}, {}", self.file.format(), text::bytes(self.bytes)));
+        let encrypted = if self.file.is_encrypted() { ", encrypted with age" } else { "" };
+        line("format", format!("{}{encrypted}, {}", self.file.format(), text::bytes(self.bytes)));
         line("written by", self.written_by());
         if let Some(found) = &self.recognised {
             line("model", found.describe());

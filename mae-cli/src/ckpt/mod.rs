@@ -20,7 +20,7 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
-use mae_core::checkpoint::{self, Checkpoint, TensorView, Value};
+use mae_core::checkpoint::{self, Checkpoint, Passphrase, TensorView, Value};
 
 use crate::error::{Error, Result};
 
@@ -90,6 +90,9 @@ pub enum Command {
     },
 }
 
+/// Holds the passphrase of encrypted files.
+const KEY_VARIABLE: &str = "MAE_ENCRYPTION_KEY";
+
 /// Examples for the help.
 pub const EXAMPLES: &str = "\
 Examples:
@@ -100,7 +103,8 @@ Examples:
   mae ckpt diff a.pth b.pth
   mae ckpt average -o soup.pth model_epoch_098_step_00990.pth model_epoch_099_step_01000.pth
 
-No file is ever unpickled: a checkpoint that could run code is refused, and what it names is shown.";
+No file is ever unpickled: a checkpoint that could run code is refused, and what it names is shown.
+The passphrase of encrypted checkpoints is taken from MAE_ENCRYPTION_KEY.";
 
 /// Runs a sub-command. Gives what to print, and the exit code.
 ///
@@ -125,9 +129,10 @@ pub fn run(command: &Command) -> Result<(String, u8)> {
     }
 }
 
-/// Opens a file that the user named.
+/// Opens a file that the user named. A passphrase is not taken from the command line, which everybody on the machine sees.
 fn open(path: &Path) -> Result<Checkpoint> {
-    Checkpoint::open(path).map_err(Error::Checkpoint)
+    let passphrase = std::env::var(KEY_VARIABLE).ok().filter(|text| !text.is_empty()).map(Passphrase::new);
+    Checkpoint::open_with(path, passphrase.as_ref()).map_err(Error::Checkpoint)
 }
 
 /// The weights of a file.

@@ -1,5 +1,7 @@
 //! The typed result: a spec for one action, every default explicit, every rule checked.
 
+use mae_core::checkpoint::Passphrase;
+
 use super::compose::{self, Composed, compose};
 use super::error::{Error, Kind, Origin, Result};
 use super::interpolation::{Context, Resolver};
@@ -172,6 +174,11 @@ impl Plan {
         }
     }
 
+    /// What encrypted checkpoints are opened with, and written with where `train.encrypt_checkpoints` is set.
+    pub fn passphrase(&self) -> Option<Passphrase> {
+        self.spec.encryption_key.as_ref().filter(|text| !text.is_empty()).map(Passphrase::new)
+    }
+
     /// How long a training may run; `None` without a limit, or when the text is not DD:HH:MM:SS.
     pub fn max_time(&self) -> Option<Duration> {
         let text = self.spec.train.max_time.as_deref()?;
@@ -304,8 +311,16 @@ impl Plan {
     /// The text of `experiment.yaml`, byte for byte as upstream writes it.
     ///
     /// Fields that only we know appear when they were set, so that TAO can read the file otherwise.
+    /// The passphrase of encrypted checkpoints is left out, for the file lies beside them.
     pub fn to_yaml(&self) -> String {
-        yaml::write(&compose::without_unset_extensions(&self.root))
+        let mut root = compose::without_unset_extensions(&self.root);
+        if self.spec.train.encrypt_checkpoints
+            && let Some(node) = root.get_mut("encryption_key")
+            && !node.value.is_interpolation()
+        {
+            node.value = Value::Str("***".to_owned());
+        }
+        yaml::write(&root)
     }
 }
 

@@ -34,6 +34,7 @@ mod common;
 mod data_tools;
 mod distributed;
 mod doctor;
+mod encryption;
 mod engine;
 mod errors;
 mod exports;

@@ -1,4 +1,4 @@
-//! Which checkpoints are kept, what happens to damaged ones, encryption, and `train.max_time`.
+//! Which checkpoints are kept, what happens to damaged ones, and `train.max_time`.
 
 use rustix::process::Signal;
 

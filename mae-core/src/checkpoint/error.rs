@@ -43,7 +43,7 @@ pub enum Error {
     /// The container around the pickle is damaged.
     #[error("the {container} container is damaged: {problem}\n  help: copy or download the file again")]
     Container {
-        /// "zip", "legacy PyTorch", "safetensors".
+        /// "zip", "legacy PyTorch", "safetensors", "age".
         container: &'static str,
         /// What does not fit.
         problem: String,
@@ -123,6 +123,16 @@ pub enum Error {
         "the weights are encrypted by TAO (key `state_dict_encrypted`), whose cipher is not public\n  help: write the checkpoint again with TAO and no encryption_key"
     )]
     Encrypted,
+    /// The file is encrypted, and no passphrase was given.
+    #[error(
+        "the file is encrypted (age, with a passphrase)\n  help: set encryption_key to its passphrase, for example encryption_key='${{oc.env:MAE_KEY}}'; for mae ckpt, put it into MAE_ENCRYPTION_KEY"
+    )]
+    Locked,
+    /// The file is encrypted with another passphrase, or its header is damaged.
+    #[error(
+        "the file is encrypted, and the passphrase does not open it\n  help: set encryption_key to the passphrase that it was written with"
+    )]
+    WrongPassphrase,
     /// A value cannot be written so that `torch.load(weights_only=True)` accepts it.
     #[error(
         "cannot write {path}: {class} is not loadable with torch.load(weights_only=True)\n  help: drop it or convert it first"
@@ -155,6 +165,11 @@ impl Error {
             Error::Io { .. } | Error::InFile { .. } => self,
             other => Error::InFile { path: path.to_owned(), source: Box::new(other) },
         }
+    }
+
+    /// Whether a passphrase is missing or wrong, which is no damage.
+    pub fn is_about_the_passphrase(&self) -> bool {
+        matches!(self.inner(), Error::Locked | Error::WrongPassphrase)
     }
 
     /// The error itself, without the [`Error::InFile`] around it.

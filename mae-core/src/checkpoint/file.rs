@@ -10,7 +10,7 @@ use super::module;
 use super::pickle::{self, NamedGlobal, NoStorages, Origin, StorageRequest, Storages};
 use super::storage::Storage;
 use super::value::Opaque;
-use super::{Error, Result, TensorView, Value};
+use super::{Error, Passphrase, Result, TensorView, Value, encryption};
 
 /// Keys under which writers put their state dict, in the order in which TAO looks.
 const STATE_DICT_KEYS: [&str; 3] = ["model", "model_state", "state_dict"];
@@ -62,6 +62,7 @@ pub struct Checkpoint {
     format: Format,
     globals: Vec<NamedGlobal>,
     has_digests: bool,
+    is_encrypted: bool,
 }
 
 impl Checkpoint {
@@ -73,15 +74,31 @@ impl Checkpoint {
     /// [`Error::Io`] when the file cannot be read, [`Error::ForbiddenGlobal`] when its pickle refers to something
     /// that could run code, and others for files that are damaged, hostile or no checkpoint; all name the file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, None)
+    }
+
+    /// As [`open`](Self::open), with the passphrase of a file that may be encrypted. Such a file is decrypted into memory,
+    /// whole.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Locked`] when the passphrase is missing, [`Error::WrongPassphrase`].
+    pub fn open_with(path: impl AsRef<Path>, passphrase: Option<&Passphrase>) -> Result<Self> {
         let path = path.as_ref();
-        SharedBytes::map(path).and_then(Self::read).map_err(|error| error.in_file(path))
+        let read = |bytes: SharedBytes| {
+            if !encryption::is_encrypted(&bytes) {
+                return Self::read(bytes);
+            }
+            let plain = SharedBytes::owned(encryption::decrypt(&bytes, passphrase)?);
+            Ok(Self { is_encrypted: true, ..Self::read(plain)? })
+        };
+        SharedBytes::map(path).and_then(read).map_err(|error| error.in_file(path))
     }
 
     fn read(bytes: SharedBytes) -> Result<Self> {
         if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
             let zip_reader::Contents { root, folder, globals, has_digests } = zip_reader::read(bytes)?;
             let format = Format::Zip { root: folder };
-            return Ok(Self { root, format, globals, has_digests });
+            return Ok(Self { root, format, globals, has_digests, is_encrypted: false });
         }
         let pickled = if legacy::is_legacy(&bytes) {
             Some((Format::Legacy, legacy::read(&bytes)?))
@@ -92,12 +109,15 @@ impl Checkpoint {
         };
         if let Some((format, read)) = pickled {
             let (root, globals) = (read.value, read.globals);
-            return Ok(Self { root, format, globals, has_digests: false });
+            return Ok(Self { root, format, globals, has_digests: false, is_encrypted: false });
         }
         if safetensors::is_safetensors(&bytes) {
             let (root, has_digests) = safetensors::read(&bytes)?;
             let format = Format::Safetensors;
-            return Ok(Self { root, format, globals: Vec::new(), has_digests });
+            return Ok(Self { root, format, globals: Vec::new(), has_digests, is_encrypted: false });
+        }
+        if encryption::is_encrypted(&bytes) {
+            return Err(Error::Locked);
         }
         Err(unrecognised(&bytes))
     }
@@ -120,6 +140,11 @@ impl Checkpoint {
     /// Whether the file holds digests of its records, as this crate writes them.
     pub fn has_digests(&self) -> bool {
         self.has_digests
+    }
+
+    /// Whether the file was encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
     }
 
     /// Reads every tensor once and compares the checksums that the file holds; what was compared is not compared

@@ -5,7 +5,8 @@
 //! | [`Checkpoint`] | a `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors`, opened: structure and lazily read tensors |
 //! | [`Value`] | the Python data of a checkpoint; unknown classes are [`Opaque`] data |
 //! | [`TensorView`] | dtype, shape, strides; the bytes when asked |
-//! | [`write()`], [`write_safetensors`], [`swap_symlink`] | atomic publishing |
+//! | [`write()`], [`write_encrypted`], [`write_safetensors`], [`swap_symlink`] | atomic publishing |
+//! | [`Passphrase`] | what encrypted checkpoints are written and read with |
 //! | [`Background`] | writing off the training thread |
 //! | [`Statistics`], [`Distance`] | figures over the elements of tensors |
 //! | [`lightning`] | the structure of a Lightning checkpoint, built and taken apart |
@@ -20,6 +21,7 @@ mod background;
 mod container;
 pub mod dialect;
 mod dtype;
+mod encryption;
 mod error;
 mod file;
 pub mod lightning;
@@ -34,10 +36,11 @@ mod value;
 
 pub use background::Background;
 pub use dtype::DType;
+pub use encryption::Passphrase;
 pub use error::{Error, Result};
 pub use file::{Checkpoint, Format, Kind, parse_bytes, parse_pickle};
 pub use pickle::NamedGlobal;
-pub use publish::{link_target, swap_symlink, write, write_safetensors};
+pub use publish::{link_target, swap_symlink, write, write_encrypted, write_safetensors};
 pub use statistics::{Distance, Statistics};
 pub use tensor::TensorView;
 pub use value::{Opaque, Value, big_int_to_decimal};

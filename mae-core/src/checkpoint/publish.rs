@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::container::safetensors;
 use super::container::zip_writer::{self, WriteError};
-use super::{Error, Result, TensorView, Value};
+use super::{Error, Passphrase, Result, TensorView, Value, encryption};
 
 /// Writes `root` as a `.pth` that `torch.load(weights_only=True)` reads.
 ///
@@ -19,6 +19,19 @@ use super::{Error, Result, TensorView, Value};
 /// when the disk refuses; the temporary file is removed, an existing file stays as it was.
 pub fn write(path: &Path, root: &Value) -> Result<()> {
     publish(path, |file| zip_writer::write(file, root).map(drop))
+}
+
+/// As [`write()`], encrypted: [`Checkpoint::open_with`](super::Checkpoint::open_with) reads the file with the same
+/// passphrase, and `age -d` makes a plain `.pth` of it.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_encrypted(path: &Path, root: &Value, passphrase: &Passphrase) -> Result<()> {
+    publish(path, |file| {
+        let sealed = encryption::encrypt(file, passphrase)?;
+        zip_writer::write_stream(sealed, root)?.finish()?;
+        Ok(())
+    })
 }
 
 /// Writes `tensors` as `.safetensors`, in the same way.

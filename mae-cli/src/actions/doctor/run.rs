@@ -166,7 +166,7 @@ fn weights(plan: &Plan, arch: &Arch, specs: &[ParamSpec], report: &mut Report) -
         report.note("checkpoint", format!("{path}: an ONNX file, for onnxruntime"));
         return Ok(());
     }
-    let checkpoint = model::open(&key, &path)?;
+    let checkpoint = model::open(plan.passphrase().as_ref(), &key, &path)?;
     let facts = Facts::of(&checkpoint);
     let known = [
         facts.arch.clone(),

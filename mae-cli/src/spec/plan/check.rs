@@ -240,6 +240,20 @@ fn train(plan: &Plan, contradiction: impl Fn(&str, String, String) -> Error) -> 
             ));
         }
     }
+    if plan.train.encrypt_checkpoints && plan.passphrase().is_none() {
+        return Err(contradiction(
+            "train.encrypt_checkpoints",
+            "checkpoints are encrypted with encryption_key, which is not set".to_owned(),
+            "put a passphrase into a variable and set encryption_key='${oc.env:NAME}'".to_owned(),
+        ));
+    }
+    if plan.train.encrypt_checkpoints && plan.train.checkpoint_safetensors {
+        return Err(contradiction(
+            "train.encrypt_checkpoints",
+            "train.checkpoint_safetensors writes the same weights in the clear".to_owned(),
+            "leave one of the two out".to_owned(),
+        ));
+    }
     if let Some(text) = &plan.train.max_time
         && plan.max_time().is_none()
     {
@@ -291,8 +305,12 @@ pub(super) fn notes(plan: &Plan) -> Vec<String> {
             ));
         }
     }
-    if plan.encryption_key.is_some() {
-        notes.push("encryption_key is set and has no effect: checkpoints are not encrypted".to_owned());
+    if plan.action == Action::Train && plan.passphrase().is_some() && !plan.train.encrypt_checkpoints {
+        notes.push(
+            "encryption_key opens encrypted checkpoints; those that are written are not encrypted \
+             (train.encrypt_checkpoints=true does)"
+                .to_owned(),
+        );
     }
     notes
 }

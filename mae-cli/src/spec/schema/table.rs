@@ -69,8 +69,8 @@ section! {
     Spec {
         /// Model label used only by a generic multi-model launcher.
         model_name: Option<String> => Leaf::optional_text(NULL).title("Model name").unused();
-        /// Passphrase for encrypted checkpoints.
-        encryption_key: Option<String> => Leaf::optional_text(NULL).title("Encryption key").unused();
+        /// Passphrase of encrypted checkpoints, read and written; best as ${oc.env:NAME}.
+        encryption_key: Option<String> => Leaf::optional_text(NULL).title("Encryption key");
         /// Root output folder; each action writes into a sub-folder with its own name.
         results_dir: Option<String> => Leaf::optional_text(EMPTY).title("Results directory").example("./results");
         /// Weights & Biases. Accepted so that specs load; nothing is ever sent anywhere.
@@ -251,6 +251,8 @@ section! {
         checkpoint_keep_best: bool => Leaf::bool(false).extension();
         /// Write the weights of each checkpoint as .safetensors, too.
         checkpoint_safetensors: bool => Leaf::bool(false).extension();
+        /// Encrypt checkpoints with encryption_key, as files of age; every action reads them with the same key.
+        encrypt_checkpoints: bool => Leaf::bool(false).extension();
         /// Seconds that the processes of a run may take to find each other, to do their first step, and to wait for a checkpoint.
         init_timeout: usize => Leaf::int(600).min(1.0).extension();
         /// Seconds after the first step in which a process must take part in what all do, before it counts as lost.

@@ -22,8 +22,18 @@ const ZIP64_FROM: usize = u32::MAX as usize;
 
 /// Writes `root` as one archive to `out`.
 pub(crate) fn write<W: Write + Seek>(out: W, root: &Value) -> Result<W, WriteError> {
+    fill(ZipWriter::new(out), root)
+}
+
+/// The same where there is no way back: what precedes a record cannot be completed when it has been written, and stands
+/// behind it.
+pub(crate) fn write_stream<W: Write>(out: W, root: &Value) -> Result<W, WriteError> {
+    Ok(fill(ZipWriter::new_stream(out), root)?.into_inner())
+}
+
+fn fill<W: Write + Seek>(zip: ZipWriter<W>, root: &Value) -> Result<W, WriteError> {
     let pickled = pickle::pickle(root)?;
-    let mut archive = Archive { zip: ZipWriter::new(out), digests: String::new() };
+    let mut archive = Archive { zip, digests: String::new() };
     archive.record("data.pkl", &pickled.pickle)?;
     archive.record("byteorder", if cfg!(target_endian = "big") { b"big" } else { b"little" })?;
     for (index, (storage, dtype)) in pickled.storages.iter().enumerate() {
