@@ -54,7 +54,7 @@ impl Data<mae_core::Error> for Noise {
 struct Recorder {
     left: u64,
     folder: tempfile::TempDir,
-    losses: Vec<(u64, f64, f64)>,
+    losses: Vec<(u64, f64, f64, f64)>,
 }
 
 impl Recorder {
@@ -83,7 +83,8 @@ impl Hooks<mae_core::Error> for Recorder {
     }
 
     fn epoch_done(&mut self, report: &EpochReport) -> Result<()> {
-        self.losses.push((report.epoch, report.train_loss, report.validation.unwrap().loss));
+        let validation = report.validation.unwrap().loss;
+        self.losses.push((report.epoch, report.train_loss, validation, report.lr));
         Ok(())
     }
 
@@ -141,7 +142,7 @@ fn an_interrupt_after_any_batch_changes_nothing() {
         let (mut resumed, mut rest) = (trainer(), Recorder::new(u64::MAX));
         resumed.resume(&saved).unwrap();
         assert_eq!(run(&mut resumed, &mut rest), FitEnd::Finished, "after batch {batches}");
-        // Each epoch was validated once, with the same losses.
+        // Each epoch was reported once, with the same losses and rate.
         assert_eq!(
             [first.losses.clone(), rest.losses.clone()].concat(),
             whole.losses,

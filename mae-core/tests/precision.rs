@@ -152,6 +152,36 @@ fn batch(n: u64, scale: f64) -> Batch {
     }
 }
 
+/// The copies that products are made of follow the weights: a training in 16 bits learns what one in fp32 learns.
+#[test]
+fn training_in_16_bits_follows_fp32() {
+    let losses = |precision| -> Vec<f64> {
+        let mut trainer = trainer(precision, 3);
+        (0..24).map(|n| trainer.train_batch(&batch(n % 2, 1.0), false).unwrap().loss).collect()
+    };
+    let fp32 = losses(Precision::Fp32);
+    assert!(fp32[23] < 0.8 * fp32[1], "nothing was learnt: {fp32:?}");
+    for precision in [Precision::Bf16, Precision::Fp16] {
+        let rounded = losses(precision);
+        for (step, (a, b)) in fp32.iter().zip(&rounded).enumerate() {
+            assert!((a - b).abs() < 0.03 * a, "{precision:?}, batch {step}: {b} instead of {a}");
+        }
+    }
+}
+
+#[test]
+fn rounded_copies_follow_every_step_of_the_optimizer() {
+    let mut trainer = trainer(Precision::Bf16, 3);
+    for n in 0..4 {
+        trainer.train_batch(&batch(n, 1.0), false).unwrap();
+        let params = &trainer.model.params;
+        for (id, spec, tensor) in params.trainable() {
+            let copy = params.rounded(id, Kind::BFloat16, Kind::BFloat16).unwrap();
+            assert!(copy.equal(&tensor.to_kind(Kind::BFloat16)), "{} is stale after batch {n}", spec.name);
+        }
+    }
+}
+
 #[test]
 fn a_resumed_fp16_training_goes_on_with_its_loss_scale_bit_for_bit() {
     let run = |trainer: &mut Trainer<'_>, batches: std::ops::Range<u64>| -> Vec<f64> {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use mae_core::engine::Collective;
 use mae_data::{BadSample, Loader};
 
-use super::run::{Run, write_atomically};
+use super::Run;
 use crate::error::{Error, Result};
-use crate::report;
 use crate::report::progress::Progress;
+use crate::report::{self, write_atomically};
 use crate::spec::Plan;
 
 const COLUMNS: [&str; 3] = ["path", "replaced", "reason"];

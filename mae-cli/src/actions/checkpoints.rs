@@ -10,6 +10,7 @@ use mae_core::engine::{Metrics, SaveReason, Trainer};
 
 use super::model;
 use crate::error::{Error, Result};
+use crate::report::is_unfinished;
 use crate::spec::Plan;
 use crate::spec::schema::IntervalUnit;
 
@@ -119,8 +120,12 @@ impl Checkpoints {
         let (epoch, global_step) = trainer.checkpoint_position();
         let name = format!("model_epoch_{epoch:03}_step_{global_step:05}.pth");
         if self.keep_best {
-            let score =
-                self.validated.filter(|(at, _)| *at == step).map(|(_, metrics)| Best::score(&metrics));
+            // A save that no interval asked for must not make this run's best another than an undisturbed one's.
+            let asked = reason != SaveReason::Interrupt;
+            let score = self
+                .validated
+                .filter(|(at, _)| asked && *at == step)
+                .map(|(_, metrics)| Best::score(&metrics));
             if let Some(score) =
                 score.filter(|score| self.best.as_ref().is_none_or(|best| *score > best.score))
             {
@@ -242,7 +247,7 @@ fn position(name: &str) -> Option<(u64, u64)> {
     Some((epoch.parse().ok()?, step.parse().ok()?))
 }
 
-/// Removes what a run that was killed while it wrote a checkpoint has left; a large model leaves gigabytes.
+/// Removes what a run that was killed while it wrote has left; a checkpoint of a large model has gigabytes.
 pub(super) fn remove_unfinished(plan: &Plan) -> Result<()> {
     let folder = plan.results_dir();
     let failed = |source| crate::report::Error::Write { path: folder.to_owned(), source };
@@ -250,8 +255,7 @@ pub(super) fn remove_unfinished(plan: &Plan) -> Result<()> {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let ours = [".pth.", ".safetensors."].iter().any(|ending| name.contains(ending));
-        if name.starts_with('.') && ours && name.ends_with(".tmp") {
+        if is_unfinished(&name) {
             fs::remove_file(entry.path()).map_err(failed)?;
         }
     }

@@ -11,10 +11,10 @@ use mae_data::tools::{self, PackOptions, Shard, SheetRow, Survey};
 use mae_data::{BadSample, Dataset, Layout, OpenOptions};
 use serde_json::json;
 
-use super::run::write_atomically;
 use super::signals::Interrupt;
 use crate::error::{Error, Result};
 use crate::report::progress::{Progress, Task};
+use crate::report::write_atomically;
 use crate::tool_args::{DataTool, LayoutChoice};
 
 /// Names shown of a longer list.

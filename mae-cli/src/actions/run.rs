@@ -12,9 +12,9 @@ use tch::Device;
 use super::signals::Interrupt;
 use super::{End, agreement, device};
 use crate::error::{Error, Result};
-use crate::report;
 use crate::report::progress::Progress;
 use crate::report::status::StatusFile;
+use crate::report::write_atomically;
 use crate::spec::schema::DistributedStrategy;
 use crate::spec::{Action, Plan};
 
@@ -184,22 +184,4 @@ pub(super) fn no_fsdp() -> Error {
             .into(),
     }
     .into()
-}
-
-/// Writes a file whole or not at all.
-pub(super) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(std::path::Path::new("."));
-    let write = || -> std::io::Result<()> {
-        // Readable by whom the umask lets read it, as any file that a program writes.
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|source| report::Error::Write { path: path.to_owned(), source })?;
-    Ok(())
 }

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::{plan_of, run::write_atomically};
+use super::plan_of;
 use crate::args::View;
 use crate::error::{Error, Result};
+use crate::report::write_atomically;
 use crate::spec::generate::{self, Strictness};
 use crate::spec::{Action, compose};
 

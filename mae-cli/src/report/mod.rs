@@ -8,6 +8,7 @@
 
 pub mod history;
 pub mod progress;
+mod publish;
 mod python_json;
 pub mod results;
 mod rewind;
@@ -15,6 +16,8 @@ pub mod status;
 pub mod tensorboard;
 
 use std::path::{Path, PathBuf};
+
+pub(crate) use publish::{is_unfinished, write_atomically};
 
 /// Result of everything in [`crate::report`].
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,11 +1,6 @@
 //! Logs of a training that goes on from an earlier state: what was logged after it is removed, because it will be logged
 //! again.
 
-use std::io::Write as _;
-use std::path::Path;
-
-use super::{Error, Result};
-
 /// The lines of a `status.json` without those of epochs from `epoch` on and of optimizer steps from `step` on.
 ///
 /// An epoch has up to three lines: its validation, its progress, and its training loss. Of these only the second says
@@ -34,20 +29,6 @@ pub(super) fn lines_before(text: &str, epoch: u64, step: u64) -> String {
 fn left_out_step(message: &str) -> Option<u64> {
     let (number, _) = message.strip_prefix("step ")?.split_once(" was left out")?;
     number.parse().ok()
-}
-
-/// Replaces a log whole or not at all.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(Error::write(path))
 }
 
 #[cfg(test)]

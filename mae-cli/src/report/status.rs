@@ -139,7 +139,7 @@ impl StatusFile {
         let text = std::fs::read_to_string(&*path).map_err(Error::write(path))?;
         let kept = rewind::lines_before(&text, epoch, step);
         if kept != text {
-            rewind::replace(path, kept.as_bytes())?;
+            super::write_atomically(path, kept.as_bytes())?;
             *file = append(path)?;
         }
         Ok(())

@@ -169,7 +169,7 @@ pub fn rewind(results_dir: &Path, version: u32, step: u64) -> Result<()> {
         if events == 0 {
             std::fs::remove_file(&path).map_err(Error::write(&path))?;
         } else if kept.len() != bytes.len() {
-            super::rewind::replace(&path, &kept)?;
+            super::write_atomically(&path, &kept)?;
         }
     }
     Ok(())

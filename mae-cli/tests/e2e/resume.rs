@@ -153,11 +153,43 @@ fn interrupted_evaluations() {
     }
 }
 
+/// The first signal waits for the step; the second waits for nothing.
+#[test]
+fn a_second_signal_ends_at_once() {
+    let sandbox = Sandbox::new().with_specs().with_images(16, 1);
+    // One step an epoch, of seconds.
+    let train = "train -e finetune.yaml dataset.batch_size=160 dataset.augmentation.input_size=224";
+    let mut run = sandbox.start("twice", &train.split(' ').collect::<Vec<_>>());
+    run.wait_until("the training begins", || run_has_begun(&sandbox));
+    run.signal(Signal::INT);
+    run.signal(Signal::TERM);
+    assert_eq!(run.wait().code(), Some(4), "{}", run.log());
+    assert_eq!(files_below(&sandbox.path("results/finetune/train")).iter().filter(is_checkpoint).count(), 0);
+    assert!(!run.log().contains("Execution status"), "{}", run.log());
+}
+
+fn run_has_begun(sandbox: &Sandbox) -> bool {
+    std::fs::read_to_string(sandbox.path("twice.log")).is_ok_and(|log| log.contains("Fine-tuning of "))
+}
+
+fn is_checkpoint(name: &&String) -> bool {
+    name.ends_with(".pth")
+}
+
 #[test]
 fn killed_in_mid_epoch() {
-    let sandbox = sandbox();
+    killed(&["train.checkpoint_interval_unit=step", "train.checkpoint_interval=6"]);
+}
+
+#[test]
+fn killed_in_mid_epoch_in_16_bits() {
     let steps = ["train.checkpoint_interval_unit=step", "train.checkpoint_interval=6"];
-    let (whole, parts) = (training(&sandbox, "whole", &steps), training(&sandbox, "parts", &steps));
+    killed(&[steps[0], steps[1], "train.precision=bf16"]);
+}
+
+fn killed(steps: &[&str]) {
+    let sandbox = sandbox();
+    let (whole, parts) = (training(&sandbox, "whole", steps), training(&sandbox, "parts", steps));
     sandbox.run(&words(&whole)).passed();
 
     let mut run: Started = sandbox.start("parts", &words(&parts));

@@ -197,7 +197,8 @@ fn train_epoch<E: From<Error>>(
     let (epoch, start) = (trainer.cursor().epoch, trainer.cursor().batch);
     let batches = data.batches_per_epoch();
     hooks.epoch_started(epoch, start)?;
-    let mut lr = trainer.lr();
+    // Of the epoch's last step, should none of its batches be left.
+    let mut lr = trainer.last_lr();
     let mut interrupted = false;
     for batch in data.train(epoch, start)? {
         let batch = batch?;

@@ -171,6 +171,11 @@ impl<'c> Trainer<'c> {
         self.schedule.lr(self.cursor.epoch, self.cursor.step)
     }
 
+    /// The rate of the optimizer step before the cursor.
+    pub fn last_lr(&self) -> f64 {
+        self.schedule.lr(self.cursor.epoch, self.cursor.step.saturating_sub(1))
+    }
+
     /// Forward, backward, and an optimizer step when the window of accumulated batches is full or the epoch's last
     /// batch is in; a short last window is divided by the full factor, as TAO does.
     ///
