@@ -4,7 +4,7 @@ use super::{assert_same, difference, latest};
 use crate::common::{Sandbox, results_csv, status_lines};
 
 /// The last value of a metric in a run's `status.json`, and all training losses.
-fn metrics(sandbox: &Sandbox, results: &str, action: &str) -> (Vec<f64>, Vec<f64>) {
+pub fn metrics(sandbox: &Sandbox, results: &str, action: &str) -> (Vec<f64>, Vec<f64>) {
     let lines = status_lines(&sandbox.path(results).join(action).join("status.json"));
     assert_eq!(lines.last().unwrap()["status"], "SUCCESS");
     let all = |name: &str| lines.iter().filter_map(|line| line["kpi"][name].as_f64()).collect();
@@ -12,7 +12,7 @@ fn metrics(sandbox: &Sandbox, results: &str, action: &str) -> (Vec<f64>, Vec<f64
 }
 
 #[track_caller]
-fn assert_close(a: &[f64], b: &[f64], tolerance: f64) {
+pub fn assert_close(a: &[f64], b: &[f64], tolerance: f64) {
     assert_eq!(a.len(), b.len());
     assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance * (1.0 + b.abs())), "{a:?} {b:?}");
 }
