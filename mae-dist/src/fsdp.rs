@@ -12,12 +12,15 @@ use crate::c10d::{self, ProcessGroup, Sharder};
 use crate::collective::GlooCollective;
 use crate::error::DistError;
 
+/// The parts of a parameter: the first element of each rank's, and how many it has.
+type Parts = Vec<(i64, i64)>;
+
 /// A group whose processes hold a model in shares. Its failures are those of the group.
 #[derive(Debug)]
 pub struct Fsdp {
     group: Rc<GlooCollective>,
-    /// The parts of each parameter, by unit and place: the first element and the number of elements of each rank's.
-    parts: RefCell<Vec<Vec<Vec<(i64, i64)>>>>,
+    /// By unit and place.
+    parts: RefCell<Vec<Vec<Parts>>>,
 }
 
 impl Fsdp {

@@ -103,7 +103,7 @@ fn a_lost_share() {
     assert_eq!((&*status, message.contains("from rank 1 on ")), ("FAILURE", true), "{message}");
 
     sandbox.mae(&format!("{train} results_dir=whole")).passed();
-    for (name, fault) in [("killed", "kill@1:151"), ("thrown", "exception@0:152")] {
+    for (name, fault) in [("killed", "kill@1:620"), ("thrown", "exception@0:630")] {
         let run = with_fault(&sandbox, fault, &format!("{train} results_dir={name} train.max_restarts=1"));
         let run = run.passed();
         assert!(run.stderr.contains("[rank 0] Resuming from "), "{name}: {}", run.stderr);
