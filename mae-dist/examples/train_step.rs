@@ -2,7 +2,7 @@
 //! of a rank once the first step is done.
 //!
 //! `torchrun --no-python --standalone --nproc-per-node 2 target/release/examples/train_step ddp vit_base_patch16 4`:
-//! the strategy (`none`, `ddp`, `fsdp`, `fsdp-bf16`, `ddp-bf16`), the architecture and the images of a rank. `none` sends
+//! the strategy (`none`, `ddp` or `fsdp`, with `-bf16` behind it for that precision), the architecture and the images of a rank. `none` sends
 //! nothing: each rank trains for itself. Each rank prints one line of JSON.
 #![allow(clippy::print_stdout, reason = "its result")]
 
@@ -19,7 +19,7 @@ use mae_core::pretrain::PretrainConfig;
 use mae_dist::{Environment, Fsdp, GlooCollective, GlooCollectiveOptions, Role};
 use tch::{Device, Kind, Tensor};
 
-const STEPS: usize = 7;
+const STEPS: usize = 5;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -53,7 +53,7 @@ fn main() -> Result<(), Failure> {
     };
     let parameters = model.params.numel();
     let alone: &dyn Collective = &SingleProcess;
-    let collective = if strategy == "none" { alone } else { &*group };
+    let collective = if strategy.starts_with("none") { alone } else { &*group };
     let mut trainer = Trainer::new(model, optimizer, schedule, config, collective);
     tch::manual_seed(group.rank() as i64);
     let images: i64 = images.parse()?;

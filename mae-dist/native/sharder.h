@@ -5,6 +5,10 @@
 // empty but while its unit is gathered: in the forward pass within its scope, in the backward pass from the moment that
 // the gradient of the scope's output is there until the unit's own gradients are. These are then summed over the ranks,
 // each of which keeps its part.
+//
+// On a CUDA device all memory is taken and given back on the stream that computes. c10d's operations run on streams of their
+// own, begin after what that stream was given before, and wait() lets it go on only after them: nothing is given back that is
+// still read or written.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/function.h>

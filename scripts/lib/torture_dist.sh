@@ -71,7 +71,8 @@ torture_dist_train() {
   shift 3
   if [ -n "$fault" ]; then export MAE_FAULT=$fault; else unset MAE_FAULT; fi
   # The full path is how what is left running would be found.
-  OMP_NUM_THREADS=1 "$mae" train -e spec.yaml "results_dir=$folder/results" "$@"
+  # Whatever hangs is ended, and counts as a bad end.
+  OMP_NUM_THREADS=1 timeout -s KILL 300 "$mae" train -e spec.yaml "results_dir=$folder/results" "$@"
 }
 
 # The tensors of the last checkpoint, model and optimizer, without the paths that the file also holds.
@@ -113,7 +114,9 @@ torture_dist_once() {
   local ended struck problem=''
   ended=$(date +%s)
   struck=$(awk '/MAE_FAULT: / {print $1; exit}' "$log")
-  if [ "$code" = 0 ]; then
+  if [ "$code" = 137 ]; then
+    problem="it hangs"
+  elif [ "$code" = 0 ]; then
     [ "$kind" != images ] || problem="unreadable images were not noticed"
     [ -n "$problem" ] || [ "$(torture_dist_digest "$folder/results/train")" = "$reference" ] || problem="other bits than without a fault"
   else
