@@ -25,7 +25,7 @@ fn main() -> Result<(), String> {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .define("USE_DISTRIBUTED", None)
         .define("USE_C10D_GLOO", None)
-        .file("native/c10d.cpp");
+        .files(["native/c10d.cpp", "native/sharder.cpp", "native/sharder_calls.cpp"]);
     // -isystem: libtorch's headers are not ours to keep free of warnings.
     for folder in
         [PathBuf::from("native/gloo-headers"), include.clone(), include.join("torch/csrc/api/include")]

@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <c10/util/Exception.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <cstddef>
 #include <exception>
@@ -75,12 +76,8 @@ int mae_core_fused_adamw(const at::Tensor* const* params, const at::Tensor* cons
     const std::vector<at::Tensor> steps(count, *step);
     at::_fused_adamw_(list(params, count), gradients, list(exp_avgs, count), list(exp_avg_sqs, count), {}, steps, lr,
                       beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
-    // Unlike other operations in place, this one does not count as a change, and rounded copies would be taken for fresh.
-    for (size_t i = 0; i < count; ++i) {
-      for (const at::Tensor* changed : {params[i], exp_avgs[i], exp_avg_sqs[i]}) {
-        changed->unsafeGetTensorImpl()->bump_version();
-      }
-    }
+    // The operation counts no change of its lists; copies in 16 bits are made anew by this count.
+    for (size_t i = 0; i < count; ++i) torch::autograd::impl::bump_version(*params[i]);
   });
 }
 

@@ -1,6 +1,6 @@
 //! A network with its parameters: what a library user holds.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::arch::{Arch, Family};
 use crate::backbone::Purpose;
@@ -169,6 +169,24 @@ impl Model {
         autoencoder.forward(&Eager::new(&self.params), images, &noise)
     }
 
+    /// Takes part in a forward pass that other processes make for images of theirs, without one of its own: nothing to do
+    /// but for a model in shares, which is gathered by all.
+    ///
+    /// # Errors
+    /// A lost or late peer.
+    pub fn join_forward(&self) -> Result<()> {
+        if !self.params.is_sharded() {
+            return Ok(());
+        }
+        let _guard = tch::no_grad_guard();
+        let device = self.params.iter().next().map_or(Device::Cpu, |(_, _, tensor)| tensor.device());
+        let image = Tensor::f_zeros([1, 3, self.size.0, self.size.1], (Kind::Float, device))?;
+        match &self.network {
+            Network::Classify(_) => self.logits(&image).map(drop),
+            Network::Pretrain(_) => self.reconstruct(&image, &[0]).map(drop),
+        }
+    }
+
     /// The classifier.
     ///
     /// # Errors
@@ -191,14 +209,15 @@ impl Model {
         }
     }
 
-    /// Every parameter by its state-dict name, in order. Nothing is copied until the views are read.
+    /// Every parameter by its state-dict name, in order. Nothing is copied until the views are read. If the parameters
+    /// are sharded, all processes ask for it, and the first one gets copies of the whole tensors; the others' are empty.
     ///
     /// # Errors
-    /// When a tensor cannot be viewed.
+    /// When a tensor cannot be viewed; a lost or late peer.
     pub fn state_dict(&self) -> Result<Vec<(String, TensorView)>> {
         self.params
             .iter()
-            .map(|(_, spec, tensor)| Ok((spec.name.clone(), TensorView::deferred(tensor)?)))
+            .map(|(id, spec, tensor)| Ok((spec.name.clone(), self.params.view(id, tensor)?)))
             .collect()
     }
 

@@ -4,6 +4,8 @@
 //! [`ParamId`] they get back. The declaration costs no memory, so the catalogue, sharding and the ONNX writer can work
 //! on it alone. [`Params`] then holds the tensors. Names and order are those of the PyTorch state dict.
 
+mod sharded;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -14,6 +16,9 @@ use crate::arch::nearest;
 use crate::error::{Error, Result};
 use crate::nn::init::{Init, Initializer};
 use crate::sys;
+use sharded::Sharded;
+
+pub use sharded::{Part, Sharding, UnitOptions};
 
 /// A handle to one entry of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,6 +112,8 @@ pub struct Params {
     by_name: HashMap<String, ParamId>,
     /// Copies in the products' precision, each made once for a value of its parameter.
     rounded: RefCell<Vec<Option<Rounded>>>,
+    /// Present once `tensors` are shares.
+    sharded: Option<Sharded>,
 }
 
 /// A copy of a parameter, rounded to another dtype.
@@ -149,11 +156,23 @@ impl Params {
         }
         let by_name = specs.iter().enumerate().map(|(i, spec)| (spec.name.clone(), ParamId(i))).collect();
         let rounded = RefCell::new(specs.iter().map(|_| None).collect());
-        Ok(Params { specs, tensors, by_name, rounded })
+        Ok(Params { specs, tensors, by_name, rounded, sharded: None })
     }
 
-    /// The tensor behind a handle.
+    /// The tensor behind a handle, in its full shape: what layers compute with.
+    ///
+    /// # Panics
+    /// When the table is sharded, and this is not asked within the scope that the parameter belongs to.
     pub fn get(&self, id: ParamId) -> &Tensor {
+        match &self.sharded {
+            None => &self.tensors[id.0],
+            Some(sharded) => sharded.whole(id, &self.specs),
+        }
+    }
+
+    /// What this process holds of a parameter: the tensor, or of a sharded table its share, `[elements]`. This is what an
+    /// optimizer steps.
+    pub fn local(&self, id: ParamId) -> &Tensor {
         &self.tensors[id.0]
     }
 
@@ -165,6 +184,12 @@ impl Params {
     /// When libtorch has no memory for it.
     pub fn rounded(&self, id: ParamId, to: Kind, held: Kind) -> Result<Tensor> {
         let tensor = self.get(id);
+        if let Some(sharded) = &self.sharded {
+            // Gathered in the products' precision, or so small that a copy for each use is nothing.
+            let rounded =
+                if sharded.wire(id) == to { tensor.shallow_clone() } else { tensor.f_to_kind(to)? };
+            return Ok(rounded.f_to_kind(held)?);
+        }
         let version = tensor.f_internal_version()?;
         let differentiable = tensor.requires_grad() && sys::grad_enabled();
         let mut copies = self.rounded.borrow_mut();
@@ -195,7 +220,7 @@ impl Params {
         })
     }
 
-    /// Every entry, in state-dict order.
+    /// Every entry, in state-dict order, with what this process holds of it (see [`local`](Self::local)).
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParamId, &ParamSpec, &Tensor)> {
         self.specs.iter().zip(&self.tensors).enumerate().map(|(i, (spec, tensor))| (ParamId(i), spec, tensor))
     }
@@ -227,7 +252,8 @@ impl Params {
     pub fn assign(&mut self, id: ParamId, value: &Tensor) -> Result<()> {
         check_shape(&self.specs[id.0], value)?;
         let _guard = tch::no_grad_guard();
-        self.tensors[id.0].f_copy_(value)?;
+        let value = self.share_of(id, value.shallow_clone())?;
+        self.tensors[id.0].f_copy_(&value)?;
         Ok(())
     }
 
@@ -236,7 +262,11 @@ impl Params {
     ///
     /// # Errors
     /// When libtorch fails.
+    ///
+    /// # Panics
+    /// When the table is sharded already.
     pub fn freeze(&mut self, modules: &[String]) -> Result<Vec<usize>> {
+        assert!(self.sharded.is_none(), "what is trainable is decided before the table is sharded");
         modules
             .iter()
             .map(|module| {

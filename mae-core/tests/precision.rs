@@ -213,6 +213,19 @@ fn a_resumed_fp16_training_goes_on_with_its_loss_scale_bit_for_bit() {
 }
 
 #[test]
+fn a_step_counts_in_the_products_after_it() {
+    let mut trainer = trainer(Precision::Bf16, 3);
+    for n in 0..4 {
+        let stepped = trainer.train_batch(&batch(n, 1.0), false).unwrap().stepped;
+        assert_eq!(stepped, n % 2 == 1);
+        for (id, spec, tensor) in trainer.model.params.iter() {
+            let copy = trainer.model.params.rounded(id, Kind::BFloat16, Kind::BFloat16).unwrap();
+            assert!(copy.equal(&tensor.to_kind(Kind::BFloat16)), "{} before batch {}", spec.name, n + 1);
+        }
+    }
+}
+
+#[test]
 fn fp16_gradients_that_overflow_lower_the_scale_and_cost_no_bad_step() {
     let mut trainer = trainer(Precision::Fp16, 2);
     // A large finite loss: its scaled gradients leave the range of fp16 until the scale has come down.

@@ -4,6 +4,7 @@
 // give the caller an object to free with the function of its kind. Tensors are borrowed: a Work keeps
 // its own reference to each tensor it uses.
 #include "errors.h"
+#include "handles.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -33,9 +34,6 @@ static_assert(sizeof(c10d::ProcessGroupGloo::Options) == 176, "libtorch's gloo o
 
 struct MaeStore {
   c10::intrusive_ptr<c10d::Store> store;
-};
-struct MaeProcessGroup {
-  c10::intrusive_ptr<c10d::ProcessGroup> group;
 };
 struct MaeWork {
   c10::intrusive_ptr<c10d::Work> work;

@@ -15,7 +15,9 @@ use std::time::Duration;
 use mae_core::engine::{Collective, CollectiveError};
 use tch::{Device, Kind, Tensor};
 
-use crate::c10d::{GlooOptions, Nccl, ProcessGroup, ReduceOp, Reducer, Store, StoreRole, TcpStoreOptions};
+use crate::c10d::{
+    GlooOptions, Nccl, ProcessGroup, ReduceOp, Reducer, Sharder, Store, StoreRole, TcpStoreOptions,
+};
 use crate::env::Worker;
 use crate::error::{DistError, Failure};
 use bucket::Buckets;
@@ -70,6 +72,8 @@ enum State {
     Open {
         /// Made by the first backward pass. In front of the group, so that it is dropped first.
         reducer: Option<Reducer>,
+        /// Of the model in shares, if there is one.
+        sharder: Option<Sharder>,
         group: ProcessGroup,
     },
     Failed(String),
@@ -127,7 +131,7 @@ impl GlooCollective {
         group.barrier()?;
         group.set_timeout(options.timeout)?;
         Ok(Self {
-            state: RefCell::new(State::Open { reducer: None, group }),
+            state: RefCell::new(State::Open { reducer: None, sharder: None, group }),
             buckets: RefCell::new(Buckets::new(options.bucket_bytes)),
             device: options.cuda.map_or(Device::Cpu, Device::Cuda),
             members,
@@ -166,23 +170,44 @@ impl GlooCollective {
         operation: &'static str,
         run: impl FnOnce(&ProcessGroup) -> Result<R, DistError>,
     ) -> Result<R, CollectiveError> {
-        self.run_with_reducer(operation, |group, _| run(group))
+        self.run_open(operation, |group, _, _| run(group))
     }
 
-    fn run_with_reducer<R>(
+    /// Makes what shards a model, in place of that of an earlier one.
+    pub(crate) fn make_sharder(&self) -> Result<(), CollectiveError> {
+        self.run_open("Sharder", |group, _, sharder| {
+            *sharder = Some(Sharder::new(group)?);
+            Ok(())
+        })
+    }
+
+    /// Runs an operation on what shards the model.
+    pub(crate) fn run_with_sharder<R>(
         &self,
         operation: &'static str,
-        run: impl FnOnce(&ProcessGroup, &mut Option<Reducer>) -> Result<R, DistError>,
+        run: impl FnOnce(&ProcessGroup, &mut Sharder) -> Result<R, DistError>,
+    ) -> Result<R, CollectiveError> {
+        self.run_open(operation, |group, _, sharder| match sharder {
+            Some(sharder) => run(group, sharder),
+            // Whoever asks has made it, and it ends with the group.
+            None => run(group, sharder.insert(Sharder::new(group)?)),
+        })
+    }
+
+    fn run_open<R>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&ProcessGroup, &mut Option<Reducer>, &mut Option<Sharder>) -> Result<R, DistError>,
     ) -> Result<R, CollectiveError> {
         let mut state = self.state.borrow_mut();
-        let (group, reducer) = match &mut *state {
-            State::Open { group, reducer } => (&*group, reducer),
+        let (group, reducer, sharder) = match &mut *state {
+            State::Open { group, reducer, sharder } => (&*group, reducer, sharder),
             State::Failed(first) => {
                 let reason = format!("the group was closed when an earlier operation failed ({first})");
                 return Err(CollectiveError { operation, rank: self.rank, reason });
             }
         };
-        run(group, reducer).map_err(|error| {
+        run(group, reducer, sharder).map_err(|error| {
             let (what, remedy) = explain(error);
             // Dropping the group closes its connections: ranks that wait for this one fail now.
             *state = State::Failed(format!("{operation}: {what}"));
@@ -252,7 +277,7 @@ impl Collective for GlooCollective {
     }
 
     fn backward(&self, loss: &Tensor, parameters: &mut [Tensor]) -> mae_core::Result<()> {
-        self.run_with_reducer("all_reduce", |group, reducer| {
+        self.run_open("all_reduce", |group, reducer, _| {
             let reducer = match reducer {
                 Some(reducer) => reducer,
                 None => reducer.insert(Reducer::new(group, parameters, self.buckets.borrow().bytes())?),

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use mae_core::engine::{Collective, CollectiveError};
+use mae_core::params::{Part, Sharding, UnitOptions};
 use rustix::process::{Signal, getpid, kill_process};
 use tch::Tensor;
 
@@ -62,34 +63,56 @@ impl FromStr for Fault {
     }
 }
 
-/// The group itself or, when [`MAE_FAULT`](self) asks for it, one that fails.
-///
-/// # Errors
-/// [`DistError::Variable`] when the variable cannot be understood.
-pub fn with_faults(group: Rc<dyn Collective>, worker: &Worker) -> Result<Rc<dyn Collective>, DistError> {
-    let Some(text) = std::env::var_os(VARIABLE) else { return Ok(group) };
-    let text = text.to_string_lossy();
-    let fault = text.parse::<Fault>().map_err(|()| DistError::Variable {
-        variable: VARIABLE,
-        found: text.clone().into_owned(),
-        message: "Expected KIND@RANK:OPERATION".into(),
-        expected: "KIND is kill, stop, exit, exception or hang; for example kill@1:20".into(),
-    })?;
-    if fault.rank != worker.rank || worker.restart_count > 0 {
-        return Ok(group);
-    }
-    Ok(Rc::new(Faulty { group, fault, operations: Cell::new(0) }))
-}
+/// Faults of this rank, if [`MAE_FAULT`](self) asks for any.
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Option<Rc<Strike>>);
 
-/// A group that fails once.
-struct Faulty {
-    group: Rc<dyn Collective>,
+/// The one fault of a rank, and how far it is away.
+#[derive(Debug)]
+struct Strike {
     fault: Fault,
     operations: Cell<u64>,
 }
 
-impl Faulty {
-    fn strike(&self, operation: &'static str) -> Result<(), CollectiveError> {
+impl Faults {
+    /// Those of a worker.
+    ///
+    /// # Errors
+    /// [`DistError::Variable`] when the variable cannot be understood.
+    pub fn of(worker: &Worker) -> Result<Self, DistError> {
+        let Some(text) = std::env::var_os(VARIABLE) else { return Ok(Self(None)) };
+        let text = text.to_string_lossy();
+        let fault = text.parse::<Fault>().map_err(|()| DistError::Variable {
+            variable: VARIABLE,
+            found: text.clone().into_owned(),
+            message: "Expected KIND@RANK:OPERATION".into(),
+            expected: "KIND is kill, stop, exit, exception or hang; for example kill@1:20".into(),
+        })?;
+        let strikes = fault.rank == worker.rank && worker.restart_count == 0;
+        Ok(Self(strikes.then(|| Rc::new(Strike { fault, operations: Cell::new(0) }))))
+    }
+
+    /// The group, which fails once if it is asked to.
+    #[must_use]
+    pub fn in_group(&self, group: Rc<dyn Collective>) -> Rc<dyn Collective> {
+        match &self.0 {
+            Some(strike) => Rc::new(FaultyGroup { group, strike: Rc::clone(strike) }),
+            None => group,
+        }
+    }
+
+    /// The same for a model in shares, whose operations are counted with the group's own.
+    #[must_use]
+    pub fn in_sharding(&self, sharding: Rc<dyn Sharding>) -> Rc<dyn Sharding> {
+        match &self.0 {
+            Some(strike) => Rc::new(FaultySharding { sharding, strike: Rc::clone(strike) }),
+            None => sharding,
+        }
+    }
+}
+
+impl Strike {
+    fn at(&self, operation: &'static str) -> Result<(), CollectiveError> {
         let now = self.operations.replace(self.operations.get() + 1);
         if now != self.fault.operation {
             return Ok(());
@@ -108,14 +131,20 @@ impl Faulty {
             },
             Kind::Exception => {
                 let reason = format!("{VARIABLE} asked for it");
-                return Err(CollectiveError { operation, rank: self.rank(), reason });
+                return Err(CollectiveError { operation, rank: self.fault.rank, reason });
             }
         }
         Ok(())
     }
 }
 
-impl Collective for Faulty {
+/// A group that fails once.
+struct FaultyGroup {
+    group: Rc<dyn Collective>,
+    strike: Rc<Strike>,
+}
+
+impl Collective for FaultyGroup {
     fn rank(&self) -> usize {
         self.group.rank()
     }
@@ -125,33 +154,74 @@ impl Collective for Faulty {
     }
 
     fn backward(&self, loss: &Tensor, parameters: &mut [Tensor]) -> mae_core::Result<()> {
-        self.strike("all_reduce")?;
+        self.strike.at("all_reduce")?;
         self.group.backward(loss, parameters)
     }
 
     fn average(&self, tensors: &mut [Tensor]) -> Result<(), CollectiveError> {
-        self.strike("all_reduce")?;
+        self.strike.at("all_reduce")?;
         self.group.average(tensors)
     }
 
     fn sum(&self, values: &mut [f64]) -> Result<(), CollectiveError> {
-        self.strike("all_reduce")?;
+        self.strike.at("all_reduce")?;
         self.group.sum(values)
     }
 
     fn broadcast(&self, tensors: &mut [Tensor]) -> Result<(), CollectiveError> {
-        self.strike("broadcast")?;
+        self.strike.at("broadcast")?;
         self.group.broadcast(tensors)
     }
 
     fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
-        self.strike("all_gather")?;
+        self.strike.at("all_gather")?;
         self.group.gather_bytes(bytes)
     }
 
     fn barrier(&self) -> Result<(), CollectiveError> {
-        self.strike("barrier")?;
+        self.strike.at("barrier")?;
         self.group.barrier()
+    }
+}
+
+/// A model in shares whose group fails once.
+#[derive(Debug)]
+struct FaultySharding {
+    sharding: Rc<dyn Sharding>,
+    strike: Rc<Strike>,
+}
+
+impl Sharding for FaultySharding {
+    fn add(&self, parameters: &[Tensor], options: UnitOptions) -> mae_core::Result<Vec<Part>> {
+        self.sharding.add(parameters, options)
+    }
+
+    fn begin_pass(&self) -> mae_core::Result<()> {
+        self.sharding.begin_pass()
+    }
+
+    fn gather(&self, units: &[usize]) -> mae_core::Result<()> {
+        self.strike.at("all_gather")?;
+        self.sharding.gather(units)
+    }
+
+    fn release(&self, units: &[usize], output: &Tensor) -> mae_core::Result<()> {
+        self.sharding.release(units, output)
+    }
+
+    fn backward(&self, loss: &Tensor) -> mae_core::Result<()> {
+        self.strike.at("reduce_scatter")?;
+        self.sharding.backward(loss)
+    }
+
+    fn assemble(&self, unit: usize, place: usize, share: &Tensor) -> mae_core::Result<Option<Tensor>> {
+        self.strike.at("all_gather")?;
+        self.sharding.assemble(unit, place, share)
+    }
+
+    fn sum(&self, value: f64) -> mae_core::Result<f64> {
+        self.strike.at("all_reduce")?;
+        self.sharding.sum(value)
     }
 }
 

@@ -108,8 +108,9 @@ impl LocalLauncher {
             node_rank: 0,
             nodes: 1,
             master: None,
-            report_timeout: Duration::from_secs(5),
-            grace: Duration::from_secs(5),
+            // With the three seconds in which ranks say that they failed, a run ends within ten of the first error.
+            report_timeout: Duration::from_secs(4),
+            grace: Duration::from_secs(2),
             stop_grace: Duration::from_secs(600),
             max_restarts: 0,
             final_codes: Vec::new(),

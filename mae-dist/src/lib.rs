@@ -5,6 +5,7 @@
 //! - [`launch`]: starts a node's workers, passes on their output, and leaves no orphan behind.
 //! - [`c10d`]: stores, process groups and collective operations; the C++ shim and its safe wrapper.
 //! - [`collective`]: `mae-core`'s [`Collective`](mae_core::engine::Collective) on a gloo group.
+//! - [`fsdp`]: `mae-core`'s [`Sharding`](mae_core::params::Sharding) on the same group.
 //! - [`fault`]: makes a rank fail on purpose, for tests.
 //! - [`DistError`]: what can go wrong, with the operation, rank and host that it went wrong on.
 //!
@@ -15,11 +16,13 @@ pub mod collective;
 pub mod env;
 mod error;
 pub mod fault;
+pub mod fsdp;
 pub mod launch;
 
 pub use collective::{GlooCollective, GlooCollectiveOptions};
 pub use env::{Environment, NodeLauncher, Role, Worker};
 pub use error::{DistError, Failure, Origin};
+pub use fsdp::Fsdp;
 pub use launch::{Ended, Line, LocalLauncher, Stream, follow_launcher, has_launcher};
 
 /// The name of this machine, as errors show it.

@@ -10,14 +10,20 @@ torture_dist() {
   note "dist: $runs runs of four ranks in $folder, seed $seed"
   mkdir -p "$folder"
   torture_dist_data "$folder"
-  ( cd "$folder" && torture_dist_train "$mae" "$folder" "" > reference.log 2>&1 ) \
-    || die "the run without a fault failed: see $folder/reference.log"
-  local reference
-  reference=$(torture_dist_digest "$folder/results/train")
-  mv "$folder/results" "$folder/reference"
+  # What a run without a fault gives, with whole models and with a model in shares.
+  local -A reference
+  local strategy
+  for strategy in ddp fsdp; do
+    rm -rf "$folder/results"
+    ( cd "$folder" && torture_dist_train "$mae" "$folder" "" "train.distributed_strategy=$strategy" > "reference_$strategy.log" 2>&1 ) \
+      || die "the run without a fault failed: see $folder/reference_$strategy.log"
+    reference[$strategy]=$(torture_dist_digest "$folder/results/train")
+  done
 
   for ((i = 1; i <= runs; i++)); do
-    torture_dist_once "$mae" "$folder" "$i" "$reference" "$timeout" "$margin" || bad=$((bad + 1))
+    strategy=ddp
+    [ $((i % 2)) = 1 ] || strategy=fsdp
+    torture_dist_once "$mae" "$folder" "$i" "$strategy" "${reference[$strategy]}" "$timeout" "$margin" || bad=$((bad + 1))
   done
   [ "$bad" = 0 ] || die "$bad of $runs runs ended badly (seed $seed)" "the logs are in $folder"
   say "dist: $runs runs of four ranks ended as they should"
@@ -65,7 +71,8 @@ torture_dist_train() {
   shift 3
   if [ -n "$fault" ]; then export MAE_FAULT=$fault; else unset MAE_FAULT; fi
   # The full path is how what is left running would be found.
-  OMP_NUM_THREADS=1 "$mae" train -e spec.yaml "results_dir=$folder/results" "$@"
+  # Whatever hangs is ended, and counts as a bad end.
+  OMP_NUM_THREADS=1 timeout -s KILL 300 "$mae" train -e spec.yaml "results_dir=$folder/results" "$@"
 }
 
 # The tensors of the last checkpoint, model and optimizer, without the paths that the file also holds.
@@ -81,11 +88,13 @@ PY
 }
 
 torture_dist_once() {
-  local mae=$1 folder=$2 run=$3 reference=$4 timeout=$5 margin=$6
+  local mae=$1 folder=$2 run=$3 strategy=$4 reference=$5 timeout=$6 margin=$7
   local kinds=(kill stop exit exception hang disk images) kind rank operation restarts fault='' code=0 log
   kind=${kinds[RANDOM % 7]} rank=$((RANDOM % 4)) operation=$((RANDOM % 55)) restarts=$((RANDOM % 2))
+  # A model in shares has about eight times the operations.
+  [ "$strategy" = ddp ] || operation=$((operation * 8 + RANDOM % 8))
   log=$folder/run_$run.log
-  local overrides=("train.max_restarts=$restarts")
+  local overrides=("train.max_restarts=$restarts" "train.distributed_strategy=$strategy")
   rm -rf "$folder/results"
   mkdir -p "$folder/results"
   case $kind in
@@ -105,7 +114,9 @@ torture_dist_once() {
   local ended struck problem=''
   ended=$(date +%s)
   struck=$(awk '/MAE_FAULT: / {print $1; exit}' "$log")
-  if [ "$code" = 0 ]; then
+  if [ "$code" = 137 ]; then
+    problem="it hangs"
+  elif [ "$code" = 0 ]; then
     [ "$kind" != images ] || problem="unreadable images were not noticed"
     [ -n "$problem" ] || [ "$(torture_dist_digest "$folder/results/train")" = "$reference" ] || problem="other bits than without a fault"
   else
@@ -116,6 +127,6 @@ torture_dist_once() {
   pgrep -f "$folder/results" >/dev/null && problem="a process was left"
   if [ "$kind" = disk ]; then umount "$folder/results"; fi
   rm -rf "$folder/broken"
-  note "run $run: $kind, rank $rank, operation $operation, restarts $restarts: exit $code${problem:+, BUT $problem}"
+  note "run $run: $strategy, $kind, rank $rank, operation $operation, restarts $restarts: exit $code${problem:+, BUT $problem}"
   [ -z "$problem" ]
 }

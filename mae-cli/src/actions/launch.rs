@@ -16,7 +16,6 @@ use super::{End, device};
 use crate::error::{Error, Result};
 use crate::report::progress::Progress;
 use crate::report::status::{Failure, StatusFile};
-use crate::spec::schema::DistributedStrategy;
 use crate::spec::{Action, Plan};
 
 /// Exit codes after which the same command would only fail again: the spec, the data, an interrupt.
@@ -54,9 +53,6 @@ pub(super) fn place(plan: &Plan) -> Result<Placement> {
         }
     };
     let nodes = node.map_or(1, |node| node.nodes);
-    if workers * nodes > 1 && plan.train.distributed_strategy == DistributedStrategy::Fsdp {
-        return Err(super::run::no_fsdp());
-    }
     if workers * nodes == 1 {
         return Ok(Placement::Here(environment));
     }

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mae_core::engine::{Collective, CollectiveError, SingleProcess};
-use mae_dist::fault::with_faults;
-use mae_dist::{Environment, GlooCollective, GlooCollectiveOptions, Role};
+use mae_core::params::Sharding;
+use mae_dist::fault::Faults;
+use mae_dist::{Environment, Fsdp, GlooCollective, GlooCollectiveOptions, Role};
 use tch::Device;
 
 use super::signals::Interrupt;
@@ -15,11 +16,21 @@ use crate::error::{Error, Result};
 use crate::report::progress::Progress;
 use crate::report::status::StatusFile;
 use crate::report::write_atomically;
-use crate::spec::schema::DistributedStrategy;
 use crate::spec::{Action, Plan};
 
-/// The group of a run of several processes.
-type Group = Option<Rc<GlooCollective>>;
+/// The processes of a run.
+struct Group {
+    collective: Rc<dyn Collective>,
+    /// The same, where there are several.
+    gloo: Option<Rc<GlooCollective>>,
+    faults: Faults,
+}
+
+impl Group {
+    fn alone() -> Self {
+        Group { collective: Rc::new(SingleProcess), gloo: None, faults: Faults::default() }
+    }
+}
 
 /// An action under way.
 pub struct Run {
@@ -29,8 +40,6 @@ pub struct Run {
     pub status: StatusFile,
     /// Where tensors live.
     pub device: Device,
-    collective: Rc<dyn Collective>,
-    /// The same, where there are several processes.
     group: Group,
     interrupt: Interrupt,
     /// When `train.max_time` is over.
@@ -78,9 +87,7 @@ impl Run {
             progress.say(&format!("note: {warning}"));
         }
         match Self::connect(plan, environment, &progress) {
-            Ok((device, collective, group)) => {
-                Ok(Run { progress, status, device, collective, group, interrupt, deadline })
-            }
+            Ok((device, group)) => Ok(Run { progress, status, device, group, interrupt, deadline }),
             Err(error) => {
                 status.fail(error.failure(), &error.to_string())?;
                 Err(error)
@@ -90,12 +97,22 @@ impl Run {
 
     /// The processes of this run.
     pub fn collective(&self) -> &dyn Collective {
-        &*self.collective
+        &*self.group.collective
     }
 
     /// The same, to be held while the run's reports are in use.
     pub fn collective_handle(&self) -> Rc<dyn Collective> {
-        Rc::clone(&self.collective)
+        Rc::clone(&self.group.collective)
+    }
+
+    /// What keeps a model in shares, one on each of several processes; nothing where there is one.
+    ///
+    /// # Errors
+    /// When the group has failed.
+    pub fn sharding(&self) -> Result<Option<Rc<dyn Sharding>>> {
+        let Some(group) = &self.group.gloo else { return Ok(None) };
+        let sharding = Fsdp::new(Rc::clone(group)).map_err(mae_core::Error::from)?;
+        Ok(Some(self.group.faults.in_sharding(Rc::new(sharding))))
     }
 
     /// Whether the user or the system asked the run to end, or its time is over.
@@ -110,7 +127,7 @@ impl Run {
 
     /// Whether this process writes the run's files.
     pub fn is_first(&self) -> bool {
-        self.collective.rank() == 0
+        self.group.collective.rank() == 0
     }
 
     /// Gives the other processes this long for each operation from now on.
@@ -118,7 +135,7 @@ impl Run {
     /// # Errors
     /// When the group has failed.
     pub fn set_timeout(&self, seconds: usize) -> Result<(), CollectiveError> {
-        match &self.group {
+        match &self.group.gloo {
             Some(group) => group.set_timeout(Duration::from_secs(seconds as u64)),
             None => Ok(()),
         }
@@ -132,7 +149,7 @@ impl Run {
         // Rank 0 may be the one that is lost.
         if result.is_err()
             && !self.is_first()
-            && self.group.as_ref().is_some_and(|group| group.speaks_for_the_run())
+            && self.group.gloo.as_ref().is_some_and(|group| group.speaks_for_the_run())
         {
             self.status = StatusFile::open(plan.results_dir(), plan.action())?;
         }
@@ -144,19 +161,12 @@ impl Run {
         Ok(())
     }
 
-    fn connect(
-        plan: &Plan,
-        environment: &Environment,
-        progress: &Progress,
-    ) -> Result<(Device, Rc<dyn Collective>, Group)> {
+    fn connect(plan: &Plan, environment: &Environment, progress: &Progress) -> Result<(Device, Group)> {
         // One process of one node needs no group, whoever started it.
         let Role::Worker(worker) = &environment.role else {
-            return Ok((device::choose(plan, 0, progress)?, Rc::new(SingleProcess), None));
+            return Ok((device::choose(plan, 0, progress)?, Group::alone()));
         };
         let device = device::choose(plan, worker.local_rank, progress)?;
-        if worker.world_size > 1 && plan.train.distributed_strategy == DistributedStrategy::Fsdp {
-            return Err(no_fsdp());
-        }
         // Until the first step is done, and around checkpoints, the others are waited for longer.
         let patience = Duration::from_secs(plan.train.init_timeout as u64);
         let options = GlooCollectiveOptions {
@@ -168,20 +178,10 @@ impl Run {
             },
             ..GlooCollectiveOptions::default()
         };
-        let group = Rc::new(GlooCollective::connect(worker, &options)?);
-        let collective = with_faults(Rc::clone(&group) as Rc<dyn Collective>, worker)?;
+        let gloo = Rc::new(GlooCollective::connect(worker, &options)?);
+        let faults = Faults::of(worker)?;
+        let collective = faults.in_group(Rc::clone(&gloo) as Rc<dyn Collective>);
         agreement::on_the_spec(plan, &*collective)?;
-        Ok((device, collective, Some(group)))
+        Ok((device, Group { collective, gloo: Some(gloo), faults }))
     }
-}
-
-/// The error for a strategy that is not there.
-pub(super) fn no_fsdp() -> Error {
-    mae_core::Error::Setting {
-        key: "train.distributed_strategy".into(),
-        problem: "fsdp shards a model over several devices, which this version cannot do".into(),
-        remedy: "set train.distributed_strategy=ddp: the same training, with a whole model on each device"
-            .into(),
-    }
-    .into()
 }

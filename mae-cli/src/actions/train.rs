@@ -13,7 +13,7 @@ use mae_core::engine::{
     Batch, Collective, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics,
     SaveReason, SkipReason, Skipped, StepReport, Trainer, TrainerConfig, fit,
 };
-use mae_core::model::Model;
+use mae_core::model::{Model, Network};
 use mae_core::ops::Precision;
 use mae_core::optim::{
     AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, Sgd, estimated_steps, param_groups,
@@ -31,7 +31,7 @@ use crate::report::progress::{Step, Training};
 use crate::report::status::EpochStatus;
 use crate::report::tensorboard::{self, EventWriter};
 use crate::spec::Plan;
-use crate::spec::schema::{self, Compat, LrScheduler, OptimType, Stage};
+use crate::spec::schema::{self, Compat, DistributedStrategy, LrScheduler, OptimType, Stage};
 
 /// Upstream's trainings log as version 1.
 const LOG_VERSION: u32 = 1;
@@ -60,6 +60,10 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     let collective = run.collective_handle();
     let extra = stored_facts(plan, &data, collective.world_size());
     let trainer_config = trainer_config(plan);
+    let shares = if is_sharded(plan) { run.sharding()? } else { None };
+    if let Some(sharding) = shares {
+        model.params.shard(sharding, trainer_config.precision)?;
+    }
     let (optimizer, schedule) = (optimizer(plan, &model), schedule(plan, batches));
     let mut trainer = Trainer::new(model, optimizer, schedule, trainer_config, &*collective);
     agree(plan, &data, &resume, &*collective)?;
@@ -80,7 +84,8 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         }
         rescale(plan, contents, &mut trainer, run);
     }
-    if collective.world_size() > 1 {
+    // Of shares, each is held once.
+    if collective.world_size() > 1 && !trainer.model.params.is_sharded() {
         // Another CPU or another libtorch may have drawn or read other bits.
         let mut tensors: Vec<_> =
             trainer.model.params.iter().map(|(_, _, tensor)| tensor.shallow_clone()).collect();
@@ -316,6 +321,11 @@ fn schedule(plan: &Plan, batches: u64) -> LrSchedule {
     }
 }
 
+/// Whether several processes hold the model in shares.
+fn is_sharded(plan: &Plan) -> bool {
+    plan.train.distributed_strategy == DistributedStrategy::Fsdp
+}
+
 /// Every rank must see the same images in the same order, and start from the same place.
 fn agree(
     plan: &Plan,
@@ -423,9 +433,10 @@ struct TrainHooks<'r> {
 }
 
 impl TrainHooks<'_> {
-    /// Without the other processes, which may be gone. A second error is told, and the first one ends the run.
+    /// Without the other processes, which may be gone, and their shares with them. A second error is told, and the first
+    /// one ends the run.
     fn save_after_an_error(&mut self, trainer: &Trainer<'_>) {
-        if !self.run.is_first() {
+        if !self.run.is_first() || trainer.model.params.is_sharded() {
             return;
         }
         let saved = self.checkpoints.save(trainer, SaveReason::Interrupt);
@@ -498,10 +509,16 @@ impl Hooks<Error> for TrainHooks<'_> {
         if let Some(accuracy) = metrics.accuracy {
             self.scalar("acc", step, accuracy)?;
         }
-        if let (Some(batch), Some(events)) = (&self.preview, &mut self.events) {
-            let picture = picture::reconstruction(&trainer.model, batch, trainer.config.seed)?;
-            let (width, height) = (picture.width, picture.height);
-            events.picture("reconstruction", step.saturating_sub(1) as i64, width, height, &picture.rgb)?;
+        match (&self.preview, &mut self.events) {
+            (Some(batch), Some(events)) => {
+                let picture = picture::reconstruction(&trainer.model, batch, trainer.config.seed)?;
+                let (width, height) = (picture.width, picture.height);
+                let step = step.saturating_sub(1) as i64;
+                events.picture("reconstruction", step, width, height, &picture.rgb)?;
+            }
+            // A model in shares computes nothing for one process alone.
+            _ if matches!(trainer.model.network, Network::Pretrain(_)) => trainer.model.join_forward()?,
+            _ => {}
         }
         Ok(())
     }
@@ -541,6 +558,9 @@ impl Hooks<Error> for TrainHooks<'_> {
                 self.checkpoints.wait()?;
                 self.training.say(&format!("Saved {}; the same command goes on from there", path.display()));
             }
+        } else if trainer.model.params.is_sharded() {
+            // Its shares go to the first process, which writes the file.
+            trainer.checkpoint(reason.epoch_done(), Vec::new())?;
         }
         // The others end only when the file is there; between epochs nobody waits for a disk.
         if reason == SaveReason::Interrupt {

@@ -55,7 +55,6 @@ fn specs() {
     refused("augmentation_policy", "train -e finetune.yaml dataset.augmentation.auto_aug=rnd-m9");
     refused("pretrain_inference", "inference -e finetune.yaml train.stage=pretrain");
     refused("no_test_data", "inference -e finetune.yaml dataset.test_data_sources=null");
-    refused("fsdp", "train -e finetune.yaml train.num_gpus=2 train.distributed_strategy=fsdp");
     refused("freeze_all", "train -e finetune.yaml train.freeze=[downsample_layers,stages,norm,head]");
     sandbox.write("occupied", "a file");
     refused("results_below_a_file", "train -e finetune.yaml results_dir=occupied/results");

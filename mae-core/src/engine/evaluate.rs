@@ -65,7 +65,10 @@ impl<'m> Evaluation<'m> {
     pub fn add(&mut self, batch: &Batch) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let valid = batch.valid;
-        let Some(model) = self.model.filter(|_| valid > 0) else { return Ok(()) };
+        let Some(model) = self.model else { return Ok(()) };
+        if valid == 0 {
+            return model.join_forward();
+        }
         let images = batch.images.f_narrow(0, 0, valid)?;
         let eager = Eager::new(&model.params).with_precision(self.precision);
         let loss = match &model.network {

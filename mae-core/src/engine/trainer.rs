@@ -196,7 +196,9 @@ impl<'c> Trainer<'c> {
         let scale = self.scaler.map_or(1.0, |scaler| scaler.scale);
         let loss = loss.f_mul_scalar(scale / self.config.accumulate as f64)?;
         let stepped = last_in_epoch || (self.cursor.batch + 1).is_multiple_of(self.config.accumulate);
-        if stepped {
+        if self.model.params.backward(&loss)? {
+            // Whole gradients are never kept: they are summed over the ranks with each batch.
+        } else if stepped {
             let mut parameters: Vec<Tensor> =
                 self.model.params.trainable().map(|(_, _, tensor)| tensor.shallow_clone()).collect();
             self.collective.backward(&loss, &mut parameters)?;
@@ -250,15 +252,16 @@ impl<'c> Trainer<'c> {
     }
 
     /// The state after the last optimizer step, as Lightning lays it out, with what it has no place for under `mae`; `extra`
-    /// joins that. Tensors are not copied: write them before the next step.
+    /// joins that. Tensors are not copied: write them before the next step. Of a model in shares all ranks ask for it, and
+    /// rank 0 gets it; elsewhere its tensors are empty.
     ///
     /// # Errors
-    /// When a tensor cannot be viewed.
+    /// When a tensor cannot be viewed; a lost or late peer.
     pub fn checkpoint(&self, epoch_done: bool, extra: Vec<(&str, Value)>) -> Result<CheckpointContents> {
         let cursor = self.stepped;
         let next_epoch = cursor.epoch + u64::from(epoch_done);
         let (lr, initial) = (self.schedule.lr(next_epoch, cursor.step), self.schedule.initial_lr());
-        let optimizer = self.optimizer.state(lr, initial)?;
+        let optimizer = self.optimizer.state(&self.model.params, lr, initial)?;
         let rates = |of: fn(&crate::checkpoint::lightning::ParamGroup) -> f64| -> Vec<f64> {
             optimizer.param_groups.iter().map(of).collect()
         };
@@ -393,7 +396,10 @@ impl<'c> Trainer<'c> {
                 let _ = gradient.f_div_scalar_(scale)?;
             }
         }
-        let norm = global_norm(&gradients)?;
+        let norm = match global_norm(&gradients)? {
+            share if self.model.params.is_sharded() => self.model.params.sum_of_shares(share * share)?.sqrt(),
+            norm => norm,
+        };
         let window = std::mem::take(&mut self.window);
         let finite = norm.is_finite() && !window.is_bad;
         if let Some(scaler) = &mut self.scaler {

@@ -34,6 +34,7 @@ pub struct Eager<'a> {
 impl<'a> Eager<'a> {
     /// Evaluation in fp32.
     pub fn new(params: &'a Params) -> Self {
+        params.begin_pass();
         Eager {
             params,
             precision: Precision::Fp32,
@@ -118,7 +119,7 @@ impl<'a> Eager<'a> {
     /// A parameter as an operand of a product.
     fn param(&self, id: ParamId) -> Result<Tensor> {
         let param = self.params.get(id);
-        if self.precision == Precision::Fp32 {
+        if self.precision == Precision::Fp32 && param.kind() == Kind::Float {
             return Ok(param.shallow_clone());
         }
         self.params.rounded(id, self.precision.kind(), self.held(param))
@@ -147,7 +148,9 @@ impl Ops for Eager<'_> {
     }
 
     fn scope(&self, name: &str, body: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        let gathered = self.params.gather(name)?;
         let output = body()?;
+        self.params.release(gathered.as_deref(), &output)?;
         if let Some(trace) = &self.trace {
             trace.borrow_mut().push((name.to_owned(), output.shallow_clone()));
         }

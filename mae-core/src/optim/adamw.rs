@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 
 use super::{ParamGroup, by_number, mismatch, numbered};
-use crate::checkpoint::TensorView;
 use crate::checkpoint::lightning::{OptimizerKind, ParamState};
 use crate::error::Result;
 use crate::params::Params;
@@ -59,7 +58,7 @@ impl AdamW {
             // Parameters whose moments have seen equally many steps go in one call; nearly always that is all of them.
             let mut updates: BTreeMap<i64, Vec<AdamWUpdate>> = BTreeMap::new();
             for &id in &group.params {
-                let param = params.get(id);
+                let param = params.local(id);
                 let grad = param.grad();
                 if !grad.defined() {
                     continue;
@@ -92,14 +91,14 @@ impl AdamW {
         OptimizerKind::AdamW { betas: self.config.betas, eps: self.config.eps }
     }
 
-    pub(super) fn stored_state(&self) -> Result<Vec<(i64, ParamState)>> {
+    pub(super) fn stored_state(&self, params: &Params) -> Result<Vec<(i64, ParamState)>> {
         let mut state = Vec::new();
         for (number, id) in numbered(&self.groups).enumerate() {
             let Some(moments) = &self.moments[id.index()] else { continue };
             let entry = ParamState::Adam {
                 step: moments.step,
-                exp_avg: TensorView::deferred(&moments.exp_avg)?,
-                exp_avg_sq: TensorView::deferred(&moments.exp_avg_sq)?,
+                exp_avg: params.view(id, &moments.exp_avg)?,
+                exp_avg_sq: params.view(id, &moments.exp_avg_sq)?,
             };
             state.push((number as i64, entry));
         }
@@ -113,7 +112,7 @@ impl AdamW {
                 return Err(mismatch("expected the state of AdamW, found that of SGD".into()));
             };
             let id = by_number(&ids, *number)?;
-            let (spec, device) = (params.spec(id), params.get(id).device());
+            let (spec, device) = (params.spec(id), params.local(id).device());
             for view in [exp_avg, exp_avg_sq] {
                 if view.shape() != spec.shape {
                     let (expected, found) = (&spec.shape, view.shape());
@@ -125,8 +124,8 @@ impl AdamW {
             }
             self.moments[id.index()] = Some(Moments {
                 step: *step,
-                exp_avg: exp_avg.to_tensor()?.f_to_device(device)?,
-                exp_avg_sq: exp_avg_sq.to_tensor()?.f_to_device(device)?,
+                exp_avg: params.share_of(id, exp_avg.to_tensor()?)?.f_to_device(device)?,
+                exp_avg_sq: params.share_of(id, exp_avg_sq.to_tensor()?)?.f_to_device(device)?,
             });
         }
         Ok(())

@@ -46,14 +46,15 @@ impl Optimizer {
     }
 
     /// The state in PyTorch's structure: parameters are numbered through the groups. `lr` is the rate of the next
-    /// step, `initial_lr` that before the schedule. Tensors are not copied: write them before the next step.
+    /// step, `initial_lr` that before the schedule. Tensors are not copied: write them before the next step. Sharded ones
+    /// are put together as in [`Model::state_dict`](crate::model::Model::state_dict).
     ///
     /// # Errors
-    /// When a tensor cannot be viewed.
-    pub fn state(&self, lr: f64, initial_lr: f64) -> Result<OptimizerState> {
+    /// When a tensor cannot be viewed; a lost or late peer.
+    pub fn state(&self, params: &Params, lr: f64, initial_lr: f64) -> Result<OptimizerState> {
         let (kind, state) = match self {
-            Optimizer::AdamW(optimizer) => (optimizer.stored_kind(), optimizer.stored_state()?),
-            Optimizer::Sgd(optimizer) => (optimizer.stored_kind(), optimizer.stored_state()?),
+            Optimizer::AdamW(optimizer) => (optimizer.stored_kind(), optimizer.stored_state(params)?),
+            Optimizer::Sgd(optimizer) => (optimizer.stored_kind(), optimizer.stored_state(params)?),
         };
         Ok(OptimizerState { state, param_groups: stored_groups(self.groups(), kind, lr, initial_lr) })
     }

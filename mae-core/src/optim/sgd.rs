@@ -3,7 +3,6 @@
 use tch::Tensor;
 
 use super::{ParamGroup, by_number, mismatch, numbered};
-use crate::checkpoint::TensorView;
 use crate::checkpoint::lightning::{OptimizerKind, ParamState};
 use crate::error::Result;
 use crate::params::Params;
@@ -32,7 +31,7 @@ impl Sgd {
         for group in &self.groups {
             let lr = lr * group.applied_scale;
             for &id in &group.params {
-                let mut param = params.get(id).shallow_clone();
+                let mut param = params.local(id).shallow_clone();
                 let grad = param.grad();
                 if !grad.defined() {
                     continue;
@@ -55,11 +54,11 @@ impl Sgd {
         OptimizerKind::Sgd { momentum: self.momentum }
     }
 
-    pub(super) fn stored_state(&self) -> Result<Vec<(i64, ParamState)>> {
+    pub(super) fn stored_state(&self, params: &Params) -> Result<Vec<(i64, ParamState)>> {
         let mut state = Vec::new();
         for (number, id) in numbered(&self.groups).enumerate() {
             if let Some(buffer) = &self.buffers[id.index()] {
-                let momentum_buffer = Some(TensorView::deferred(buffer)?);
+                let momentum_buffer = Some(params.view(id, buffer)?);
                 state.push((number as i64, ParamState::Sgd { momentum_buffer }));
             }
         }
@@ -74,7 +73,9 @@ impl Sgd {
             };
             let id = by_number(&ids, *number)?;
             self.buffers[id.index()] = match momentum_buffer {
-                Some(view) => Some(view.to_tensor()?.f_to_device(params.get(id).device())?),
+                Some(view) => {
+                    Some(params.share_of(id, view.to_tensor()?)?.f_to_device(params.local(id).device())?)
+                }
                 None => None,
             };
         }

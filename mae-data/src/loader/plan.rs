@@ -151,6 +151,36 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// An epoch that one number of ranks begins and another ends, on as many images a step: nothing of the past is
+        /// needed to go on, and each image comes once.
+        #[test]
+        fn an_epoch_goes_on_with_other_ranks(
+            len in 1usize..40_000,
+            (before, now) in prop_oneof![Just((4096, 1024)), Just((512, 4096)), Just((3, 1)), Just((8, 2))],
+            at in 0.0f64..1.0,
+        ) {
+            let batch = 4096 / before * 2;
+            let global = batch * before;
+            let mut first = Plan::new(len, 1, &options(batch, 0, before, false));
+            let mut second = Plan::new(len, 1, &options(global / now, 0, now, false));
+            prop_assert_eq!(first.steps(), second.steps());
+            let stop = (first.steps() as f64 * at) as usize;
+            let mut seen = vec![0u8; len];
+            for step in 0..first.steps() {
+                let (plan, ranks) = if step < stop { (&mut first, before) } else { (&mut second, now) };
+                for rank in 0..ranks {
+                    plan.rank = rank;
+                    let part = plan.batch(step);
+                    part.samples[..part.valid].iter().for_each(|&sample| seen[sample] += 1);
+                }
+            }
+            prop_assert!(seen.iter().all(|&n| n == 1));
+        }
+    }
+
     #[test]
     fn epochs_differ_and_repeat() {
         let order = |epoch| Plan::new(50, epoch, &options(50, 0, 1, false)).batch(0).samples;

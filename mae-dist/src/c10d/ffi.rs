@@ -32,7 +32,7 @@ macro_rules! opaque {
         }
     )*};
 }
-opaque!(MaeStore, MaeProcessGroup, MaeWork, MaeReducer);
+opaque!(MaeStore, MaeProcessGroup, MaeWork, MaeReducer, MaeSharderHandle);
 
 unsafe extern "C" {
     fn mae_dist_error() -> *const c_char;
@@ -135,6 +135,46 @@ unsafe extern "C" {
     pub(super) fn mae_dist_reducer_prepare(reducer: *mut MaeReducer, loss: *mut C_tensor) -> c_int;
     pub(super) fn mae_dist_backward(loss: *mut C_tensor) -> c_int;
     pub(super) fn mae_dist_reducer_free(reducer: *mut MaeReducer);
+
+    pub(super) fn mae_dist_sharder_new(group: *mut MaeProcessGroup, out: *mut *mut MaeSharderHandle)
+    -> c_int;
+    pub(super) fn mae_dist_sharder_add(
+        sharder: *mut MaeSharderHandle,
+        parameters: *const *mut C_tensor,
+        count: usize,
+        wire: c_int,
+        held: c_int,
+        stays: c_int,
+    ) -> c_int;
+    pub(super) fn mae_dist_sharder_tensors(
+        sharder: *mut MaeSharderHandle,
+        unit: usize,
+        place: usize,
+        whole: *mut *mut C_tensor,
+        share: *mut *mut C_tensor,
+    ) -> c_int;
+    pub(super) fn mae_dist_sharder_part(
+        sharder: *mut MaeSharderHandle,
+        unit: usize,
+        place: usize,
+        rank: i64,
+        start: *mut i64,
+        length: *mut i64,
+    ) -> c_int;
+    pub(super) fn mae_dist_sharder_begin_pass(sharder: *mut MaeSharderHandle) -> c_int;
+    pub(super) fn mae_dist_sharder_gather(
+        sharder: *mut MaeSharderHandle,
+        units: *const usize,
+        count: usize,
+    ) -> c_int;
+    pub(super) fn mae_dist_sharder_release(
+        sharder: *mut MaeSharderHandle,
+        units: *const usize,
+        count: usize,
+        output: *mut C_tensor,
+    ) -> c_int;
+    pub(super) fn mae_dist_sharder_backward(sharder: *mut MaeSharderHandle, loss: *mut C_tensor) -> c_int;
+    pub(super) fn mae_dist_sharder_free(sharder: *mut MaeSharderHandle);
 
     pub(super) fn mae_dist_work_wait(work: *mut MaeWork) -> c_int;
     pub(super) fn mae_dist_work_free(work: *mut MaeWork);

@@ -5,6 +5,7 @@
 //! - [`Work`]: an operation that is under way, and the tensor it will give back.
 //! - [`Nccl`]: libtorch's backend for CUDA devices, in a library of its own that is loaded at run time.
 //! - [`Reducer`]: averages gradients while the backward pass still runs.
+//! - [`Sharder`]: keeps a share of the parameters, and gathers them block by block.
 //!
 //! This is the crate's one module with `unsafe`: `native/c10d.cpp` holds the C++ side, where every
 //! exception becomes an error value. A call that fails names its operation, rank and host
@@ -16,12 +17,14 @@ mod ffi;
 mod nccl;
 mod process_group;
 mod reducer;
+mod sharder;
 mod store;
 mod work;
 
 pub use nccl::Nccl;
 pub use process_group::{GlooOptions, ProcessGroup, ReduceOp};
 pub use reducer::Reducer;
+pub use sharder::{ShardedParameter, Sharder, UnitOptions};
 pub use store::{Store, StoreRole, TcpStoreOptions};
 pub use work::Work;
 

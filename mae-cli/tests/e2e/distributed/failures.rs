@@ -10,7 +10,7 @@ const TRAIN: &str = "train -e finetune.yaml train.checkpoint_interval_unit=step 
 
 /// Runs `mae` with a fault: `KIND@RANK:OPERATION`. Operations 0 to 4 come before the first step, each step has two, and each
 /// checkpoint two more.
-fn with_fault(sandbox: &Sandbox, fault: &str, command: &str) -> Run {
+pub fn with_fault(sandbox: &Sandbox, fault: &str, command: &str) -> Run {
     let mut run = sandbox.command(&command.split_whitespace().collect::<Vec<_>>());
     run.env("MAE_FAULT", fault);
     let output = assert_cmd::Command::from_std(run).timeout(crate::common::PATIENCE).output().unwrap();
@@ -18,7 +18,7 @@ fn with_fault(sandbox: &Sandbox, fault: &str, command: &str) -> Run {
     Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-fn last_status(sandbox: &Sandbox, results: &str) -> (String, String) {
+pub fn last_status(sandbox: &Sandbox, results: &str) -> (String, String) {
     let line = status_lines(&sandbox.path(results).join("train/status.json")).pop().unwrap();
     let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
     (text("status"), text("message"))

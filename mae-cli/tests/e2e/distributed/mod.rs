@@ -9,6 +9,7 @@
 mod equality;
 mod failures;
 mod launchers;
+mod sharding;
 
 use std::path::{Path, PathBuf};
 
