@@ -226,7 +226,10 @@ fn check_trace(trace: &[(String, Tensor)], expected: &Value, what: &str) {
 
 fn check_gradients(params: &Params, expected: &Value, what: &str, worst: &mut Worst) {
     let expected = expected.as_object().unwrap();
-    // Hiera pools by maxima: where two are nearly equal, another CPU's rounding sends the gradient to the other one.
+    // Hiera pools by maxima. Where two of them are equal but for rounding, another CPU's products decide otherwise, and the
+    // gradient goes to the other token: of 1,053,696 maxima of hiera_tiny_224 in fp32, PyTorch decides one otherwise than in
+    // fp64 (they differ by 9e-7). This moves an entry of blocks.0.norm1.weight by 1.1e-5 of the norm; with fp64's choice put in
+    // its place, no entry moves by more than 9e-7.
     let (norm_limit, entry_limit) =
         if what.starts_with("hiera") { (1e-4, 3e-4) } else { (GRADIENT, GRADIENT_ENTRY) };
     let mut seen = 0;
