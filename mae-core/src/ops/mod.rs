@@ -5,7 +5,7 @@
 //! has it.
 
 mod eager;
-mod precision;
+pub(crate) mod precision;
 mod visible;
 
 pub use eager::{Eager, Regularization};

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use super::{ParamId, ParamSpec, Params};
 use crate::checkpoint::TensorView;
 use crate::error::Result;
-use crate::ops::Precision;
+use crate::ops::precision::Precision;
 
 /// What has fewer elements costs more to gather by itself than to keep for the time of a pass.
 const SMALLEST_UNIT: i64 = 1 << 16;

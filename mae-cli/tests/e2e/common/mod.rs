@@ -90,7 +90,8 @@ impl Sandbox {
     pub fn mae_in(&self, python: &Path, arguments: &str) -> Run {
         let mut command = self.command(&arguments.split_whitespace().collect::<Vec<_>>());
         command.env("VIRTUAL_ENV", python.parent().unwrap().parent().unwrap()).env_remove("ORT_DYLIB_PATH");
-        Self::finished(command)
+        // Two programs run the same model of up to 700 M parameters on 64 images.
+        Self::finished_within(command, 12 * PATIENCE)
     }
 
     /// Runs `mae` with arguments that are separated by blanks.
@@ -105,7 +106,11 @@ impl Sandbox {
 
     /// Runs a command to its end.
     pub fn finished(command: Command) -> Run {
-        let run = assert_cmd::Command::from_std(command).timeout(PATIENCE).output().unwrap();
+        Self::finished_within(command, PATIENCE)
+    }
+
+    fn finished_within(command: Command, patience: Duration) -> Run {
+        let run = assert_cmd::Command::from_std(command).timeout(patience).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Run { code: run.status.code(), stdout: text(run.stdout), stderr: text(run.stderr) }
     }
