@@ -4,6 +4,24 @@
 use std::env;
 use std::path::PathBuf;
 
+/// Instruction sets that kernels are compiled for, and chosen among at run time.
+const TARGETS: [(&str, &[&str]); 2] = [
+    ("avx2", &["-mavx2", "-mfma"]),
+    // GCC 12 takes its own intrinsics for uses of what is not initialised.
+    (
+        "avx512",
+        &[
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mavx512bf16",
+            "-mfma",
+            "-Wno-maybe-uninitialized",
+        ],
+    ),
+];
+
 fn main() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=native");
@@ -20,16 +38,28 @@ fn main() -> Result<(), String> {
     let include =
         env::var_os("LIBTORCH_INCLUDE").map_or_else(|| resolved.join(".."), PathBuf::from).join("include");
     let mut shim = cc::Build::new();
-    shim.cpp(true)
-        .std("c++17")
-        .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .files(["native/ops.cpp", "native/kernels/depthwise.cpp"]);
+    shim.cpp(true).std("c++17").define("_GLIBCXX_USE_CXX11_ABI", "1").files([
+        "native/ops.cpp",
+        "native/kernels/depthwise.cpp",
+        "native/kernels/convnext_block.cpp",
+    ]);
     // Vectors never cross a function that is not inlined, so how they would be passed does not matter.
     shim.flag("-Wno-psabi");
     // -isystem: libtorch's headers are not ours to keep free of warnings.
     shim.flag("-isystem").flag(&include);
     shim.flag("-isystem").flag(include.join("torch/csrc/api/include"));
     shim.compile("mae_core");
+    if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        for (target, flags) in TARGETS {
+            let mut kernels = cc::Build::new();
+            kernels.cpp(true).std("c++17").opt_level(3).flag("-Wno-psabi");
+            flags.iter().for_each(|flag| {
+                kernels.flag(flag);
+            });
+            kernels.file(format!("native/kernels/convnext_block_{target}.cpp"));
+            kernels.compile(&format!("mae_core_{target}"));
+        }
+    }
 
     println!("cargo::rustc-link-lib=torch_cpu");
     println!("cargo::rustc-link-lib=c10");

@@ -1,5 +1,6 @@
 // Calls of libtorch that its Rust binding lacks. An exception stops here: a function returns 0, or 1 with a text that
 // waits in the thread that failed.
+#include "kernels/convnext_block.h"
 #include "kernels/depthwise.h"
 
 #include <ATen/core/Tensor.h>
@@ -48,12 +49,23 @@ const char* mae_core_error() { return last_error.c_str(); }
 
 int mae_core_grad_enabled() { return at::GradMode::is_enabled() ? 1 : 0; }
 
-int mae_core_depthwise_lanes() { return mae::depthwise_lanes(); }
-
 // `out` gets a tensor that the caller owns.
 int mae_core_depthwise_conv(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias, int lanes,
                             at::Tensor** out) {
   return guard([&] { *out = new at::Tensor(mae::depthwise_conv(*x, *weight, *bias, lanes)); });
+}
+
+int mae_core_block_variant() { return mae::block_variant(); }
+
+// `visible` and `scale` may be null. `out` gets a tensor that the caller owns.
+int mae_core_convnext_block(const at::Tensor* x, const at::Tensor* visible, int64_t grid_rows, int64_t grid_columns,
+                            const at::Tensor* scale, const at::Tensor* const* weights, size_t count, double eps,
+                            int variant, at::Tensor** out) {
+  return guard([&] {
+    const mae::BlockGrid grid{visible ? *visible : at::Tensor(), grid_rows, grid_columns};
+    const auto factor = scale ? *scale : at::Tensor();
+    *out = new at::Tensor(mae::convnext_block(*x, grid, factor, list(weights, count), eps, variant));
+  });
 }
 
 int mae_core_clear_grad(const at::Tensor* tensor) {

@@ -306,8 +306,6 @@ class DepthwiseConv : public torch::autograd::Function<DepthwiseConv> {
 
 }  // namespace
 
-int depthwise_lanes() { return has_avx512() ? 16 : has_avx2() ? 8 : 0; }
-
 at::Tensor depthwise_conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int lanes) {
   check_lanes(lanes);
   TORCH_CHECK(x.dim() == 4 && x.device().is_cpu(), "expected images [N, H, W, C] on the CPU, found ", x.sizes());

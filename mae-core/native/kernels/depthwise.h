@@ -4,9 +4,6 @@
 
 namespace mae {
 
-// Vector lanes of the fastest variant that this CPU has: 16 (AVX-512), 8 (AVX2), or 0 when it has neither.
-int depthwise_lanes();
-
 // x [N, H, W, C], weight [C, 1, 7, 7], bias [C], each fp32 or bf16 -> [N, H, W, C] of x's dtype, with a backward pass. Sums are
 // fp32. `lanes` is 8 or 16; the result depends on neither it nor the number of threads.
 at::Tensor depthwise_conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int lanes);

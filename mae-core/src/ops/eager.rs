@@ -6,12 +6,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use super::{Ops, Precision, VisiblePatches};
+use super::{Ops, Precision, VisiblePatches, composed_block};
 use crate::error::Result;
 use crate::nn::position::{self, Resample};
-use crate::nn::{Conv2d, DropPath, GlobalResponseNorm, LayerNorm, Linear};
+use crate::nn::{Conv2d, ConvNeXtV2Block, DropPath, GlobalResponseNorm, LayerNorm, Linear};
 use crate::params::{ParamId, Params};
-use crate::sys;
+use crate::sys::{self, BlockInput, Kernels};
 
 /// The random part of a training forward pass. Absent in evaluation.
 #[derive(Debug, Clone)]
@@ -130,6 +130,35 @@ impl<'a> Eager<'a> {
         Ok(y.f_to_kind(self.precision.kind())?)
     }
 
+    /// What stochastic depth multiplies each sample's branch with, `[N]` fp32; `None` where it passes.
+    fn path_scale(&self, place: DropPath) -> Result<Option<Tensor>> {
+        let Some(regularization) = self.regularization.as_ref().filter(|_| place.rate > 0.0) else {
+            return Ok(None);
+        };
+        let keep = 1.0 - place.rate;
+        let scale: Vec<f32> = regularization
+            .sample_keys
+            .iter()
+            .map(|&key| {
+                let mut stream = ChaCha8Rng::seed_from_u64(key);
+                stream.set_stream(place.site);
+                if stream.random::<f64>() < keep { (1.0 / keep) as f32 } else { 0.0 }
+            })
+            .collect();
+        Ok(Some(Tensor::f_from_slice(&scale)?))
+    }
+
+    /// The kernels that compute a ConvNeXt block on `x` in one; `None` where the composition does it.
+    fn block_kernels(&self, x: &Tensor) -> Result<Option<Kernels>> {
+        let least = match self.precision {
+            Precision::Fp32 => Kernels::Avx2,
+            Precision::Bf16 => Kernels::Avx512Bf16,
+            Precision::Fp16 => return Ok(None),
+        };
+        let fits = x.device() == Device::Cpu && x.size().last().is_some_and(|channels| channels % 8 == 0);
+        Ok(Some(Kernels::chosen()?).filter(|kernels| fits && *kernels >= least))
+    }
+
     /// Attention by its formula, the softmax in fp32. On CPUs libtorch's own is slower than this in 16 bits.
     fn plain_attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let scale = 1.0 / (q.size().last().copied().unwrap_or(1) as f64).sqrt();
@@ -172,7 +201,8 @@ impl Ops for Eager<'_> {
         };
         let image = self.operand(&x)?;
         let (weight, bias) = (self.param(layer.weight)?, self.param(layer.bias)?);
-        let y = match sys::kernels().filter(|_| layer.is_depthwise_7x7() && image.device() == Device::Cpu) {
+        let fits = layer.is_depthwise_7x7() && image.device() == Device::Cpu;
+        let y = match Kernels::chosen()?.lanes().filter(|_| fits) {
             Some(lanes) => sys::depthwise_conv(&image, &weight, &bias, lanes)?,
             None => reference_conv2d(&image, &weight, &bias, layer)?,
         };
@@ -217,23 +247,11 @@ impl Ops for Eager<'_> {
     }
 
     fn drop_path(&self, branch: Tensor, place: DropPath) -> Result<Tensor> {
-        let Some(regularization) = self.regularization.as_ref().filter(|_| place.rate > 0.0) else {
-            return Ok(branch);
-        };
-        let keep = 1.0 - place.rate;
-        let scale: Vec<f32> = regularization
-            .sample_keys
-            .iter()
-            .map(|&key| {
-                let mut stream = ChaCha8Rng::seed_from_u64(key);
-                stream.set_stream(place.site);
-                if stream.random::<f64>() < keep { (1.0 / keep) as f32 } else { 0.0 }
-            })
-            .collect();
+        let Some(scale) = self.path_scale(place)? else { return Ok(branch) };
         let mut shape = vec![1; branch.dim()];
-        shape[0] = scale.len() as i64;
-        let scale = Tensor::f_from_slice(&scale)?.f_reshape(&shape)?;
-        Ok(branch.f_mul(&scale.f_to_device(branch.device())?.f_to_kind(branch.kind())?)?)
+        shape[0] = -1;
+        let scale = scale.f_reshape(&shape)?.f_to_device(branch.device())?;
+        Ok(branch.f_mul(&scale.f_to_kind(branch.kind())?)?)
     }
 
     fn reshape(&self, x: &Tensor, shape: &[i64]) -> Result<Tensor> {
@@ -258,6 +276,38 @@ impl Ops for Eager<'_> {
 
     fn amax(&self, x: &Tensor, dim: i64) -> Result<Tensor> {
         Ok(x.f_amax([dim].as_slice(), false)?)
+    }
+
+    fn convnextv2_block(&self, x: &Tensor, block: &ConvNeXtV2Block) -> Result<Tensor> {
+        let (Some(kernels), Some(expand_bias), Some(project_bias)) =
+            (self.block_kernels(x)?, block.pwconv1.bias, block.pwconv2.bias)
+        else {
+            return composed_block(self, x, block);
+        };
+        let places = self.visible.map_or_else(|| x.numel(), |visible| visible.canvas_numel(x));
+        let channels = x.size()[3];
+        self.count(2 * (49 * places as u64 + 8 * x.numel() as u64 * channels as u64));
+        let ids = [
+            block.dwconv.weight,
+            block.dwconv.bias,
+            block.norm.weight,
+            block.norm.bias,
+            block.pwconv1.weight,
+            expand_bias,
+            block.grn.gamma,
+            block.grn.beta,
+            block.pwconv2.weight,
+            project_bias,
+        ];
+        let scale = self.path_scale(block.drop_path)?;
+        let input = BlockInput {
+            x: &x.f_to_kind(self.precision.kind())?,
+            visible: self.visible.map(VisiblePatches::patches),
+            scale: scale.as_ref(),
+            weights: ids.map(|id| self.params.get(id)),
+            eps: block.norm.eps,
+        };
+        sys::convnext_block(&input, kernels)
     }
 
     fn positions(&self, table: ParamId, resample: Option<Resample>) -> Result<Tensor> {

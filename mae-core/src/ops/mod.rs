@@ -139,11 +139,16 @@ pub trait Ops {
     /// # Errors
     /// As [`linear`](Ops::linear).
     fn convnextv2_block(&self, x: &Self::Value, block: &ConvNeXtV2Block) -> Result<Self::Value> {
-        let y = self.conv2d(x, &block.dwconv)?;
-        let y = self.layer_norm(&y, &block.norm)?;
-        let y = self.gelu(&self.linear(&y, &block.pwconv1)?)?;
-        let y = self.global_response_norm(&y, &block.grn)?;
-        let y = self.linear(&y, &block.pwconv2)?;
-        self.add(x, &self.drop_path(y, block.drop_path)?)
+        composed_block(self, x, block)
     }
+}
+
+/// [`Ops::convnextv2_block`] as a composition of the other operations.
+fn composed_block<F: Ops + ?Sized>(ops: &F, x: &F::Value, block: &ConvNeXtV2Block) -> Result<F::Value> {
+    let y = ops.conv2d(x, &block.dwconv)?;
+    let y = ops.layer_norm(&y, &block.norm)?;
+    let y = ops.gelu(&ops.linear(&y, &block.pwconv1)?)?;
+    let y = ops.global_response_norm(&y, &block.grn)?;
+    let y = ops.linear(&y, &block.pwconv2)?;
+    ops.add(x, &ops.drop_path(y, block.drop_path)?)
 }

@@ -37,6 +37,16 @@ impl VisiblePatches {
         self.keep.size()[1]
     }
 
+    /// Indices of the visible patches, rising, `[N, K]` int64, in the grid of patches (rows, columns).
+    pub(crate) fn patches(&self) -> (&Tensor, (i64, i64)) {
+        (&self.keep, self.grid)
+    }
+
+    /// Elements of the images that stacks `[N, K·s, s, C]` are the visible part of.
+    pub(crate) fn canvas_numel(&self, stacks: &Tensor) -> usize {
+        stacks.numel() / self.count().max(1) as usize * (self.grid.0 * self.grid.1) as usize
+    }
+
     /// Images `[N, H, W, C]` → stacks `[N, K·s, s, C]`.
     ///
     /// # Errors

@@ -7,5 +7,5 @@ mod kernels;
 
 pub(crate) use calls::{AdamWUpdate, clear_grad, fused_adamw, grad_enabled};
 pub use cuda::load_cuda;
-pub(crate) use kernels::depthwise_conv;
-pub use kernels::{Lanes, kernels};
+pub use kernels::Kernels;
+pub(crate) use kernels::{BlockInput, convnext_block, depthwise_conv};

@@ -1,16 +1,14 @@
-//! Our own CPU kernels, `native/kernels`.
+//! The depthwise 7×7 convolution, `native/kernels/depthwise.cpp`.
 
 use std::ffi::c_int;
-use std::sync::OnceLock;
 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::calls::check;
 use crate::error::Result;
+use crate::sys::calls::check;
 
 unsafe extern "C" {
-    fn mae_core_depthwise_lanes() -> c_int;
     fn mae_core_depthwise_conv(
         x: *const C_tensor,
         weight: *const C_tensor,
@@ -20,30 +18,13 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// How many numbers a vector of the kernels holds.
+/// How many numbers a vector of the kernel holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lanes {
+pub(crate) enum Lanes {
     /// AVX2.
     Eight,
     /// AVX-512; on a CPU without it, pairs of AVX2 vectors: slower, and the same bits.
     Sixteen,
-}
-
-/// The kernels that computations on this CPU use; `None` is libtorch's operations. `MAE_KERNELS=reference` in the
-/// environment asks for those.
-pub fn kernels() -> Option<Lanes> {
-    static CHOICE: OnceLock<Option<Lanes>> = OnceLock::new();
-    *CHOICE.get_or_init(|| {
-        if std::env::var_os("MAE_KERNELS").is_some_and(|value| value == "reference") {
-            return None;
-        }
-        // SAFETY: asks the CPU what it can do.
-        match unsafe { mae_core_depthwise_lanes() } {
-            16 => Some(Lanes::Sixteen),
-            8 => Some(Lanes::Eight),
-            _ => None,
-        }
-    })
 }
 
 /// Depthwise 7×7 convolution with stride 1 and padding 3 on the CPU: x `[N, H, W, C]`, weight `[C, 1, 7, 7]`, bias `[C]`, each
@@ -66,6 +47,7 @@ pub(crate) fn depthwise_conv(x: &Tensor, weight: &Tensor, bias: &Tensor, lanes: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::Kernels;
     use proptest::prelude::*;
     use tch::{Device, Kind};
 
@@ -109,7 +91,7 @@ mod tests {
         fn the_depthwise_kernel_equals_the_convolution_in_fp64(
             images in 1_i64..19, height in 1_i64..18, width in 1_i64..18, channels in 2_i64..35,
         ) {
-            if kernels().is_none() { return Ok(()); }
+            if Kernels::detected().lanes().is_none() { return Ok(()); }
             let shape = [images, height, width, channels];
             let expected = reference(shape);
             let mut first: Option<[Tensor; 4]> = None;
@@ -130,7 +112,7 @@ mod tests {
 
     #[test]
     fn bf16_is_rounded_once() {
-        let Some(lanes) = kernels() else { return };
+        let Some(lanes) = Kernels::detected().lanes() else { return };
         let shape = [3, 9, 8, 40];
         let expected = reference(shape);
         let found = run(shape, Kind::BFloat16, |x, w, b| depthwise_conv(x, w, b, lanes).unwrap());
@@ -142,7 +124,7 @@ mod tests {
 
     #[test]
     fn nan_reaches_what_it_touches_and_nothing_else() {
-        let Some(lanes) = kernels() else { return };
+        let Some(lanes) = Kernels::detected().lanes() else { return };
         let x = Tensor::zeros([1, 16, 16, 8], (Kind::Float, Device::Cpu));
         let _ = x.get(0).get(0).get(0).fill_(f64::NAN);
         let (weight, bias) = (
@@ -155,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_wrong_shape_is_an_error() {
-        let Some(lanes) = kernels() else { return };
+        let Some(lanes) = Kernels::detected().lanes() else { return };
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
         let error =
             depthwise_conv(&zeros(&[1, 8, 8, 8]), &zeros(&[8, 1, 5, 5]), &zeros(&[8]), lanes).unwrap_err();
