@@ -45,6 +45,8 @@ fn main() -> Result<(), String> {
     ]);
     // Vectors never cross a function that is not inlined, so how they would be passed does not matter.
     shim.flag("-Wno-psabi");
+    // at::parallel_for is a template: without OpenMP here it runs on one thread. The library is the one libtorch loads.
+    shim.flag("-fopenmp");
     // -isystem: libtorch's headers are not ours to keep free of warnings.
     shim.flag("-isystem").flag(&include);
     shim.flag("-isystem").flag(include.join("torch/csrc/api/include"));
@@ -63,6 +65,7 @@ fn main() -> Result<(), String> {
 
     println!("cargo::rustc-link-lib=torch_cpu");
     println!("cargo::rustc-link-lib=c10");
+    println!("cargo::rustc-link-lib=gomp");
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", resolved.display());
     Ok(())
 }
