@@ -9,6 +9,10 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/variable.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <cstddef>
 #include <exception>
 #include <string>
@@ -46,6 +50,16 @@ std::vector<at::Tensor> list(const at::Tensor* const* tensors, size_t count) {
 extern "C" {
 
 const char* mae_core_error() { return last_error.c_str(); }
+
+// Freed memory stays with the process: glibc would give large blocks back to the system, and take them anew, page by page,
+// in every step.
+void mae_core_keep_freed_memory() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
+}
 
 int mae_core_grad_enabled() { return at::GradMode::is_enabled() ? 1 : 0; }
 

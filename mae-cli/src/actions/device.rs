@@ -10,8 +10,9 @@ use crate::report::progress::Progress;
 use crate::spec::schema::Device as Wanted;
 use crate::spec::{Action, Plan};
 
-/// Loads libtorch's CUDA part where a driver is. Call it first in `main`.
+/// Loads libtorch's CUDA part where a driver is, and sets the memory's rules. Call it first in `main`.
 pub fn prepare() {
+    mae_core::sys::keep_freed_memory();
     if driver_is_there()
         && let Err(reason) = mae_core::sys::load_cuda()
     {

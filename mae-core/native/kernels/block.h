@@ -49,17 +49,21 @@ struct BlockKernel {
   // part of the weights' gradients.
   int64_t (*prepared_size)(const BlockShape&, bool backward);
   int64_t (*scratch_size)(const BlockShape&, int64_t images, bool backward);
+  int64_t (*zeroed_size)(const BlockShape&, bool backward);
   int64_t (*sums_size)(const BlockShape&);
 
-  void (*prepare)(const BlockShape&, const BlockWeights&, bool backward, float* prepared);
-  // Images `begin` to `end`. `scratch` must be zero at first, and can be used again for the same shape and direction.
+  // Part `index` of `parts`; the parts can run side by side, and together fill `prepared`.
+  void (*prepare)(const BlockShape&, const BlockWeights&, bool backward, int64_t index, int64_t parts, float* prepared);
+  // Images `begin` to `end`. The first `zeroed_size` of `scratch` must be zero at first; it can be used again for the same
+  // shape and direction.
   void (*forward)(const BlockShape&, const BlockWeights&, const float* prepared, const BlockTensors&, int64_t begin,
                   int64_t end, float* scratch);
   // Adds to `sums`.
   void (*backward)(const BlockShape&, const BlockWeights&, const float* prepared, const BlockTensors&, int64_t begin,
                    int64_t end, float* scratch, float* sums);
-  // Gradients of the weights from the sums over all images.
-  void (*finish)(const BlockShape&, const BlockWeights&, const float* sums, const BlockGradients&);
+  // Gradients of the weights from the sums over all images; in parts, as `prepare`.
+  void (*finish)(const BlockShape&, const BlockWeights&, const float* sums, const BlockGradients&, int64_t index,
+                 int64_t parts);
 };
 
 // T is float in all but the last, which keeps bf16; sums, statistics and weight gradients are fp32 in all.

@@ -179,29 +179,35 @@ static void backward(const BlockShape& s, const BlockWeights& w, const float* pr
   }
 }
 
-static void finish(const BlockShape& s, const BlockWeights& w, const float* sums, const BlockGradients& g) {
+// A part of the gradients.
+static void finish(const BlockShape& s, const BlockWeights& w, const float* sums, const BlockGradients& g, int64_t index,
+                   int64_t parts) {
   const Sums sum(s, const_cast<float*>(sums));
+  const Part part{index, parts};
   const int c = static_cast<int>(s.channels), d = 4 * c;
-  for (int i = 0; i < c; ++i) {
+  for (int64_t i = part.begin(c); i < part.end(c); ++i) {
     g.taps_bias[i] = sum.taps_bias[i];
     g.project_bias[i] = sum.project_bias[i];
     for (int tap = 0; tap < kTaps; ++tap) g.taps[i * kTaps + tap] = sum.taps[(i / kLanes * kTaps + tap) * kLanes + i % kLanes];
   }
-  std::memcpy(g.expand_bias, sum.expand_bias, sizeof(float) * d);
-  std::memcpy(g.gamma, sum.gamma, sizeof(float) * d);
+  const int first_j = static_cast<int>(part.begin(d / kLanes)) * kLanes, last_j = static_cast<int>(part.end(d / kLanes)) * kLanes;
+  for (int j = first_j; j < last_j; ++j) {
+    g.expand_bias[j] = sum.expand_bias[j];
+    g.gamma[j] = sum.gamma[j];
+    g.beta[j] = 0.0F;
+  }
   // Σ over places of h·s + β: β's part is d project_bias · β.
-  for (int j = 0; j < d; j += kLanes) {
-    vec beta = zero();
-    for (int i = 0; i < c; ++i) {
+  for (int i = 0; i < c; ++i) {
+    const vec bias = all(sum.project_bias[i]);
+    for (int j = first_j; j < last_j; j += kLanes) {
       const int64_t at = static_cast<int64_t>(i) * d + j;
-      const vec bias = all(sum.project_bias[i]);
       store(g.project + at, fma(bias, load(w.beta + j), load(sum.project + at)));
-      beta = fma(bias, load(w.project + at), beta);
+      store(g.beta + j, fma(bias, load(w.project + at), load(g.beta + j)));
     }
-    store(g.beta + j, beta);
   }
   // expanded = normalized · (W diag g)ᵀ + W b + bias, seen from W, g and b.
-  for (int i = 0; i < c; i += kLanes) {
+  for (int64_t block = part.begin(vectors(c)); block < part.end(vectors(c)); ++block) {
+    const int i = static_cast<int>(block) * kLanes;
     const mask within = first(c - i);
     const vec weight = load(w.norm_weight + i, within), bias = load(w.norm_bias + i, within);
     vec d_weight = zero(), d_bias = zero();
@@ -230,11 +236,13 @@ template <class T>
 static int64_t scratch_size(const BlockShape& s, int64_t images, bool backward) {
   return Scratch<T>(s, images, backward, nullptr).size;
 }
+template <class T>
+static int64_t zeroed_size(const BlockShape& s, bool backward) { return Scratch<T>(s, 1, backward, nullptr).zeroed; }
 static int64_t sums_size(const BlockShape& s) { return Sums(s, nullptr).size; }
 
 template <class T>
 constexpr BlockKernel kernel_of() {
-  return {prepared_size<T>, scratch_size<T>, sums_size, prepare<T>, forward<T>, backward<T>, finish};
+  return {prepared_size<T>, scratch_size<T>, zeroed_size<T>, sums_size, prepare<T>, forward<T>, backward<T>, finish};
 }
 
 }  // namespace mae::MAE_TARGET

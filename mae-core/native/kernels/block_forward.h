@@ -121,28 +121,32 @@ static void forward(const BlockShape& s, const BlockWeights& w, const float* pre
   }
 }
 
+// A part of the preparation; the parts together fill `to`.
 template <class T>
-static void prepare(const BlockShape& s, const BlockWeights& w, bool backward, float* to) {
+static void prepare(const BlockShape& s, const BlockWeights& w, bool backward, int64_t index, int64_t parts, float* to) {
   const Prepared<T> p(s, backward, to);
-  const int c = static_cast<int>(s.channels), d = 4 * c, padded = vectors(c) * kLanes;
-  std::memset(p.taps, 0, sizeof(float) * padded * kTaps);
-  for (int i = 0; i < c; ++i) {
+  const Part part{index, parts};
+  const int c = static_cast<int>(s.channels), d = 4 * c, blocks = vectors(c), padded = blocks * kLanes;
+  for (int64_t i = part.begin(blocks) * kLanes; i < part.end(blocks) * kLanes; ++i) {
     for (int tap = 0; tap < kTaps; ++tap) {
       const int place = backward ? kTaps - 1 - tap : tap;  // the transposed convolution has its taps turned round
-      p.taps[(i / kLanes * kTaps + place) * kLanes + i % kLanes] = w.taps[i * kTaps + tap];
+      p.taps[(i / kLanes * kTaps + place) * kLanes + i % kLanes] = i < c ? w.taps[i * kTaps + tap] : 0.0F;
     }
   }
   if (backward) {
-    pack_weight<T, false>(p.project, c, d, w.project, nullptr, nullptr);
-    pack_weight<T, false>(p.expand, d, c, w.expand, nullptr, w.norm_weight);
+    pack_weight<T, false>(part, p.project, c, d, w.project, nullptr, nullptr);
+    pack_weight<T, false>(part, p.expand, d, c, w.expand, nullptr, w.norm_weight);
     return;
   }
-  std::memset(p.taps_bias, 0, sizeof(float) * padded);
-  std::memcpy(p.taps_bias, w.taps_bias, sizeof(float) * c);
-  pack_weight<T, true>(p.expand, c, d, w.expand, w.norm_weight, nullptr);
-  pack_weight<T, true>(p.project, d, c, w.project, nullptr, nullptr);
-  for (int i = 0; i < d; ++i) p.expand_bias[i] = w.expand_bias[i] + dot(c, w.expand + static_cast<int64_t>(i) * c, w.norm_bias);
-  for (int i = 0; i < c; ++i) p.project_bias[i] = w.project_bias[i] + dot(d, w.project + static_cast<int64_t>(i) * d, w.beta);
+  pack_weight<T, true>(part, p.expand, c, d, w.expand, w.norm_weight, nullptr);
+  pack_weight<T, true>(part, p.project, d, c, w.project, nullptr, nullptr);
+  for (int64_t i = part.begin(padded); i < part.end(padded); ++i) {
+    p.taps_bias[i] = i < c ? w.taps_bias[i] : 0.0F;
+    p.project_bias[i] = i < c ? w.project_bias[i] + dot(d, w.project + i * d, w.beta) : 0.0F;
+  }
+  for (int64_t i = part.begin(d); i < part.end(d); ++i) {
+    p.expand_bias[i] = w.expand_bias[i] + dot(c, w.expand + i * c, w.norm_bias);
+  }
 }
 
 }  // namespace mae::MAE_TARGET

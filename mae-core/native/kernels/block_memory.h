@@ -68,7 +68,7 @@ struct Scratch {
   T* d_out;          // [R][C]
   word *left, *right, *d_right;       // operands of sums over rows: [R][C], panels [R][D] twice
   float *d_hidden, *product;          // [R][D] unless folded, [C][D] if folded
-  int64_t size;
+  int64_t zeroed, size;  // the first are zero at first
 
   Scratch(const BlockShape& s, int64_t images, bool backward, float* base) {
     Carver carver{base};
@@ -77,6 +77,7 @@ struct Scratch {
     const bool fold = folds(s);
     padded = carver.take<float>(blocks * (s.height + 2 * kPad) * (s.width + 2 * kPad) * kLanes);
     d_padded = carver.take<float>(backward ? blocks * (s.height + 2 * kPad) * (s.width + 2 * kPad) * kLanes : 0);
+    zeroed = carver.used;
     mean = carver.take<float>(together);
     response = carver.take<float>(together * d);
     scale = carver.take<float>(together * d);

@@ -35,11 +35,11 @@ const BlockKernel* kernel_for(int variant, at::ScalarType dtype) {
   return nullptr;
 }
 
-// Memory at a multiple of 64 bytes; zeros where that is asked for.
+// Memory at a multiple of 64 bytes, whose first `zeroed` floats are zero.
 class Memory {
  public:
-  Memory(int64_t floats, bool zeroed) : data_(c10::GetCPUAllocator()->allocate(floats * sizeof(float))) {
-    if (zeroed) std::memset(data_.get(), 0, floats * sizeof(float));
+  explicit Memory(int64_t floats, int64_t zeroed = 0) : data_(c10::GetCPUAllocator()->allocate(floats * sizeof(float))) {
+    std::memset(data_.get(), 0, zeroed * sizeof(float));
   }
   float* get() const { return static_cast<float*>(data_.get()); }
 
@@ -91,6 +91,15 @@ int64_t groups_of(const BlockShape& shape, int64_t images, int64_t floats) {
   return groups;
 }
 
+// Calls body(index, parts) for as many parts as there are threads.
+template <class Body>
+void in_parts(const Body& body) {
+  const int64_t parts = at::get_num_threads();
+  at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t index = begin; index < end; ++index) body(index, parts);
+  });
+}
+
 class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& w0, const at::Tensor& w1,
@@ -125,10 +134,10 @@ class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
 
     const Weights held(given, x.scalar_type());
     const auto weights = held.pointers();
-    const Memory prepared(kernel->prepared_size(shape, false), false);
-    kernel->prepare(shape, weights, false, prepared.get());
+    const Memory prepared(kernel->prepared_size(shape, false));
+    in_parts([&](int64_t index, int64_t parts) { kernel->prepare(shape, weights, false, index, parts, prepared.get()); });
     at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-      const Memory scratch(kernel->scratch_size(shape, end - begin, false), true);
+      const Memory scratch(kernel->scratch_size(shape, end - begin, false), kernel->zeroed_size(shape, false));
       kernel->forward(shape, weights, prepared.get(), tensors, begin, end, scratch.get());
     });
     if (backward_follows) {
@@ -166,11 +175,11 @@ class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
 
     const Weights held(given, x.scalar_type());
     const auto weights = held.pointers();
-    const Memory prepared(kernel->prepared_size(shape, true), false), sums(groups * floats, false);
-    kernel->prepare(shape, weights, true, prepared.get());
+    const Memory prepared(kernel->prepared_size(shape, true)), sums(groups * floats);
+    in_parts([&](int64_t index, int64_t parts) { kernel->prepare(shape, weights, true, index, parts, prepared.get()); });
     const int64_t most = (images + groups - 1) / groups;
     at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-      const Memory scratch(kernel->scratch_size(shape, most, true), true);
+      const Memory scratch(kernel->scratch_size(shape, most, true), kernel->zeroed_size(shape, true));
       for (int64_t group = begin; group < end; ++group) {
         float* sum = sums.get() + group * floats;
         std::memset(sum, 0, floats * sizeof(float));
@@ -194,7 +203,8 @@ class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
     std::array<at::Tensor, kWeights> to;
     for (size_t i = 0; i < kWeights; ++i) to[i] = at::empty(given[i].sizes(), given[i].options().dtype(at::kFloat));
     const auto at = [&to](size_t i) { return to[i].mutable_data_ptr<float>(); };
-    kernel.finish(shape, weights, sums, {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9)});
+    const BlockGradients pointers{at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9)};
+    in_parts([&](int64_t index, int64_t parts) { kernel.finish(shape, weights, sums, pointers, index, parts); });
     variable_list gradients{d_x};
     for (size_t i = 0; i < kWeights; ++i) gradients.push_back(to[i].to(given[i].scalar_type()));
     gradients.resize(1 + kWeights + 7);

@@ -9,14 +9,22 @@ namespace mae::MAE_TARGET {
 // Words of a packed operand of `depth` words by `columns`.
 constexpr int64_t panel_words(int64_t depth, int columns) { return depth * vectors(columns) * kLanes; }
 
-// Calls body(first column, vectors) for every panel: as equal in width as can be.
+// A share of some work: part `index` of `count`.
+struct Part {
+  int64_t index = 0, count = 1;
+
+  int64_t begin(int64_t items) const { return items * index / count; }
+  int64_t end(int64_t items) const { return items * (index + 1) / count; }
+};
+
+// Calls body(first column, vectors) for every panel of a part: as equal in width as can be.
 template <class Body>
-MAE_INLINE void for_panels(int columns, Body body) {
+MAE_INLINE void for_panels(int columns, Body body, Part part = {}) {
   const int all_vectors = vectors(columns), panels = (all_vectors + kWidest - 1) / kWidest;
   int done = 0;
   for (int i = 0; i < panels; ++i) {
     const int width = (all_vectors - done + panels - i - 1) / (panels - i);
-    body(done * kLanes, width);
+    if (i >= part.begin(panels) && i < part.end(panels)) body(done * kLanes, width);
     done += width;
   }
 }
@@ -104,7 +112,8 @@ static void add_transposed_product(int m, int columns, int64_t depth, const word
 // Packs a weight as the right operand: `from` is [depth][columns], or [columns][depth] if Transposed (columns then a
 // multiple of 16); numbers are multiplied by scale[k] where given (`by_row`), or by scale[column] (`by_column`).
 template <class T, bool Transposed>
-static void pack_weight(word* to, int depth, int columns, const float* from, const float* by_row, const float* by_column) {
+static void pack_weight(Part part, word* to, int depth, int columns, const float* from, const float* by_row,
+                        const float* by_column) {
   const int words = depth / kPerWord<T>;
   for_panels(columns, [&](int column, int width) __attribute__((always_inline)) {
     for (int v = 0; v < width; ++v) {
@@ -134,7 +143,7 @@ static void pack_weight(word* to, int depth, int columns, const float* from, con
         }
       }
     }
-  });
+  }, part);
 }
 
 // to = packed, every number multiplied by factors(k, column) of its two words' parts.

@@ -5,6 +5,7 @@ mod calls;
 mod cuda;
 mod kernels;
 
+pub use calls::keep_freed_memory;
 pub(crate) use calls::{AdamWUpdate, clear_grad, fused_adamw, grad_enabled};
 pub use cuda::load_cuda;
 pub use kernels::Kernels;
