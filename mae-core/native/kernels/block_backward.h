@@ -33,15 +33,14 @@ static void hidden_gradient_folded(const BlockWeights& w, const Prepared<T>& p, 
     store(slopes + at, slope);
     return value;
   });
-  std::memset(m.product, 0, sizeof(float) * c * d);
-  add_transposed_product<T>(c, d, depth, left, m.right, m.product);
+  add_transposed_product<T, true>(c, d, depth, left, m.right, m.product);
   for (int j = 0; j < d; j += kLanes) {
     vec reduced = zero();
     const vec scale = load(m.scale + j);
     for (int i = 0; i < c; ++i) {
       const int64_t at = static_cast<int64_t>(i) * d + j;
       const vec value = load(m.product + at);
-      reduced = fma(value, load(w.project + at), reduced);
+      reduced = fma(value, as<T>(load(w.project + at)), reduced);
       store(sum.project + at, fma(value, scale, load(sum.project + at)));
     }
     store(m.reduced + j, reduced);
@@ -61,40 +60,40 @@ static void hidden_gradient_folded(const BlockWeights& w, const Prepared<T>& p, 
   });
 }
 
-// Several images: GELU is computed three times rather than kept.
+// Several images, each with a scale of its own.
 template <class T>
 static void hidden_gradient(const BlockWeights& w, const Prepared<T>& p, const Scratch<T>& m, const Sums& sum, int count,
                             int64_t places, int c, const T* expanded, const T* d_branch, const word* left) {
   const int d = 4 * c, rows = static_cast<int>(count * places);
   const float* scale = m.scale;
+  T *values = m.values, *slopes = m.hidden;
   pack_rows<T>(m.right, rows, d, [=](int i, int j) __attribute__((always_inline)) {
     vec value, slope;
-    gelu(expanded, load(expanded + static_cast<int64_t>(i) * d + j), value, slope);
+    const int64_t at = static_cast<int64_t>(i) * d + j;
+    gelu(expanded, load(expanded + at), value, slope);
+    store(values + at, value);
+    store(slopes + at, slope);
     return mul(value, load(scale + i / places * d + j));
   });
   add_transposed_product<T>(c, d, (rows + kPerWord<T> - 1) / kPerWord<T>, left, m.right, sum.project);
-  float* d_scaled = m.d_hidden;
+  float *d_scaled = m.d_hidden, *reduced = m.reduced;
+  std::memset(reduced, 0, sizeof(float) * count * d);
   multiply<T>(rows, d, c / kPerWord<T>, rows_of<T>(d_branch, c), p.project,
-              [=](int i, int j, vec value) __attribute__((always_inline)) { store(d_scaled + static_cast<int64_t>(i) * d + j, value); });
-  std::memset(m.reduced, 0, sizeof(float) * count * d);
-  for (int64_t i = 0; i < rows; ++i) {
-    float* reduced = m.reduced + i / places * d;
-    for (int j = 0; j < d; j += kLanes) {
-      vec value, slope;
-      gelu(expanded, load(expanded + i * d + j), value, slope);
-      store(reduced + j, fma(value, load(d_scaled + i * d + j), load(reduced + j)));
-    }
-  }
+              [=](int i, int j, vec value) __attribute__((always_inline)) {
+                const int64_t at = static_cast<int64_t>(i) * d + j;
+                float* to = reduced + i / places * d + j;
+                store(d_scaled + at, value);
+                store(to, fma(load(values + at), value, load(to)));
+              });
   for (int i = 0; i < count; ++i) {
-    response_gradient(d, m.mean[i], w.gamma, m.reduced + i * d, m.norm + i * d, m.response + i * d, sum.gamma, m.slope + i * d);
+    response_gradient(d, m.mean[i], w.gamma, reduced + i * d, m.norm + i * d, m.response + i * d, sum.gamma, m.slope + i * d);
   }
   for (int64_t i = 0; i < rows; ++i) {
-    const float *image_scale = m.scale + i / places * d, *t = m.slope + i / places * d;
+    const float *image_scale = scale + i / places * d, *t = m.slope + i / places * d;
     for (int j = 0; j < d; j += kLanes) {
-      vec value, slope;
-      gelu(expanded, load(expanded + i * d + j), value, slope);
-      const vec direct = mul(load(d_scaled + i * d + j), load(image_scale + j));
-      store(m.hidden + i * d + j, mul(fma(value, load(t + j), direct), slope));
+      const int64_t at = i * d + j;
+      const vec direct = mul(load(d_scaled + at), load(image_scale + j));
+      store(slopes + at, mul(fma(load(values + at), load(t + j), direct), load(slopes + at)));
     }
   }
 }
@@ -180,6 +179,7 @@ static void backward(const BlockShape& s, const BlockWeights& w, const float* pr
 }
 
 // A part of the gradients.
+template <class T>
 static void finish(const BlockShape& s, const BlockWeights& w, const float* sums, const BlockGradients& g, int64_t index,
                    int64_t parts) {
   const Sums sum(s, const_cast<float*>(sums));
@@ -202,7 +202,7 @@ static void finish(const BlockShape& s, const BlockWeights& w, const float* sums
     for (int j = first_j; j < last_j; j += kLanes) {
       const int64_t at = static_cast<int64_t>(i) * d + j;
       store(g.project + at, fma(bias, load(w.beta + j), load(sum.project + at)));
-      store(g.beta + j, fma(bias, load(w.project + at), load(g.beta + j)));
+      store(g.beta + j, fma(bias, as<T>(load(w.project + at)), load(g.beta + j)));
     }
   }
   // expanded = normalized · (W diag g)ᵀ + W b + bias, seen from W, g and b.
@@ -219,7 +219,7 @@ static void finish(const BlockShape& s, const BlockWeights& w, const float* sums
 #pragma GCC unroll 16
       for (int k = 0; k < kLanes; ++k) {
         const int64_t at = static_cast<int64_t>(j + k) * c + i;
-        const vec expand = load(w.expand + at, within), d_offset = all(sum.expand_bias[j + k]);
+        const vec expand = as<T>(load(w.expand + at, within)), d_offset = all(sum.expand_bias[j + k]);
         d_weight = fma(expand, tile[k], d_weight);
         d_bias = fma(expand, d_offset, d_bias);
         store(g.expand + at, fma(tile[k], weight, mul(d_offset, bias)), within);
@@ -242,7 +242,7 @@ static int64_t sums_size(const BlockShape& s) { return Sums(s, nullptr).size; }
 
 template <class T>
 constexpr BlockKernel kernel_of() {
-  return {prepared_size<T>, scratch_size<T>, zeroed_size<T>, sums_size, prepare<T>, forward<T>, backward<T>, finish};
+  return {prepared_size<T>, scratch_size<T>, zeroed_size<T>, sums_size, prepare<T>, forward<T>, backward<T>, finish<T>};
 }
 
 }  // namespace mae::MAE_TARGET

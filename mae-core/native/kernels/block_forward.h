@@ -11,11 +11,13 @@ static Left rows_of(const T* rows, int columns) {
   return {reinterpret_cast<const word*>(rows), columns / kPerWord<T>, 1};
 }
 
+// Of a weight that is rounded to T with a vector that is not.
+template <class T>
 MAE_INLINE float dot(int count, const float* a, const float* b) {
   vec sum = zero();
   for (int i = 0; i < count; i += kLanes) {
     const mask m = first(count - i);
-    sum = fma(load(a + i, m), load(b + i, m), sum);
+    sum = fma(as<T>(load(a + i, m)), load(b + i, m), sum);
   }
   return total(sum);
 }
@@ -130,7 +132,7 @@ static void prepare(const BlockShape& s, const BlockWeights& w, bool backward, i
   for (int64_t i = part.begin(blocks) * kLanes; i < part.end(blocks) * kLanes; ++i) {
     for (int tap = 0; tap < kTaps; ++tap) {
       const int place = backward ? kTaps - 1 - tap : tap;  // the transposed convolution has its taps turned round
-      p.taps[(i / kLanes * kTaps + place) * kLanes + i % kLanes] = i < c ? w.taps[i * kTaps + tap] : 0.0F;
+      p.taps[(i / kLanes * kTaps + place) * kLanes + i % kLanes] = i < c ? as<T>(w.taps[i * kTaps + tap]) : 0.0F;
     }
   }
   if (backward) {
@@ -141,11 +143,11 @@ static void prepare(const BlockShape& s, const BlockWeights& w, bool backward, i
   pack_weight<T, true>(part, p.expand, c, d, w.expand, w.norm_weight, nullptr);
   pack_weight<T, true>(part, p.project, d, c, w.project, nullptr, nullptr);
   for (int64_t i = part.begin(padded); i < part.end(padded); ++i) {
-    p.taps_bias[i] = i < c ? w.taps_bias[i] : 0.0F;
-    p.project_bias[i] = i < c ? w.project_bias[i] + dot(d, w.project + i * d, w.beta) : 0.0F;
+    p.taps_bias[i] = i < c ? as<T>(w.taps_bias[i]) : 0.0F;
+    p.project_bias[i] = i < c ? as<T>(w.project_bias[i]) + dot<T>(d, w.project + i * d, w.beta) : 0.0F;
   }
   for (int64_t i = part.begin(d); i < part.end(d); ++i) {
-    p.expand_bias[i] = w.expand_bias[i] + dot(c, w.expand + i * c, w.norm_bias);
+    p.expand_bias[i] = as<T>(w.expand_bias[i]) + dot<T>(c, w.expand + i * c, w.norm_bias);
   }
 }
 

@@ -6,8 +6,8 @@
 
 namespace mae::MAE_TARGET {
 
-// Images of at least so many places are projected with weights of their own, into which GRN's scale is folded; smaller ones
-// are handled together, and scaled themselves.
+// Images of at least so many places, and of more places than channels, are projected with weights of their own, into which
+// GRN's scale is folded; others are handled together, and scaled themselves.
 constexpr int64_t kFoldFrom = 150;
 constexpr int64_t kRowsTogether = 1024;
 
@@ -24,7 +24,7 @@ struct Carver {
   }
 };
 
-static bool folds(const BlockShape& s) { return s.places() >= kFoldFrom; }
+static bool folds(const BlockShape& s) { return s.places() >= kFoldFrom && s.places() > s.channels; }
 
 static int64_t images_together(const BlockShape& s, int64_t images) {
   const int64_t most = folds(s) || s.places() > kRowsTogether ? 1 : kRowsTogether / s.places();
@@ -67,6 +67,7 @@ struct Scratch {
   word* scaled;      // a weight with GRN's scale folded in
   T* d_out;          // [R][C]
   word *left, *right, *d_right;       // operands of sums over rows: [R][C], panels [R][D] twice
+  T* values;                          // [R][D] unless folded
   float *d_hidden, *product;          // [R][D] unless folded, [C][D] if folded
   int64_t zeroed, size;  // the first are zero at first
 
@@ -97,6 +98,7 @@ struct Scratch {
     left = carver.take<word>(backward && kPerWord<T> == 2 ? even / 2 * c : 0);
     right = carver.take<word>(backward ? even / kPerWord<T> * d : 0);
     d_right = carver.take<word>(backward ? even / kPerWord<T> * d : 0);
+    values = carver.take<T>(backward && !fold ? r * d : 0);
     d_hidden = carver.take<float>(backward && !fold ? r * d : 0);
     product = carver.take<float>(backward && fold ? c * d : 0);
     size = carver.used;

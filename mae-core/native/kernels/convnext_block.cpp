@@ -47,15 +47,11 @@ class Memory {
   at::DataPtr data_;
 };
 
-// The ten weights as the kernels want them.
+// The ten weights in fp32; the kernels round them.
 class Weights {
  public:
-  Weights(const variable_list& given, at::ScalarType dtype) {
-    for (size_t i = 0; i < kWeights; ++i) {
-      at::Tensor weight = given[i].detach();
-      if (is_of_product(i)) weight = weight.to(dtype);
-      held_[i] = weight.to(at::kFloat).contiguous();
-    }
+  explicit Weights(const variable_list& given) {
+    for (size_t i = 0; i < kWeights; ++i) held_[i] = given[i].detach().to(at::kFloat).contiguous();
   }
 
   BlockWeights pointers() const {
@@ -64,8 +60,6 @@ class Weights {
   }
 
  private:
-  static bool is_of_product(size_t i) { return i < 2 || i == 4 || i == 5 || i > 7; }
-
   std::array<at::Tensor, kWeights> held_;
 };
 
@@ -132,7 +126,7 @@ class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
     tensors.expanded = data_or_null<void>(expanded);
     tensors.energy = data_or_null<float>(energy);
 
-    const Weights held(given, x.scalar_type());
+    const Weights held(given);
     const auto weights = held.pointers();
     const Memory prepared(kernel->prepared_size(shape, false));
     in_parts([&](int64_t index, int64_t parts) { kernel->prepare(shape, weights, false, index, parts, prepared.get()); });
@@ -173,7 +167,7 @@ class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
     tensors.d_out = d_out.const_data_ptr();
     tensors.d_x = d_x.mutable_data_ptr();
 
-    const Weights held(given, x.scalar_type());
+    const Weights held(given);
     const auto weights = held.pointers();
     const Memory prepared(kernel->prepared_size(shape, true)), sums(groups * floats);
     in_parts([&](int64_t index, int64_t parts) { kernel->prepare(shape, weights, true, index, parts, prepared.get()); });

@@ -90,9 +90,9 @@ static void multiply(int rows, int columns, int64_t depth, Left a, const word* p
   });
 }
 
-// sum [m][columns] += Aᵀ B over `depth` words of rows: A as words [depth][m], B packed. Partial sums of at most 512 words
-// are added up: long sums of single terms would round more.
-template <class T>
+// sum [m][columns] += Aᵀ B over `depth` words of rows: A as words [depth][m], B packed; with `Overwrite` sum = Aᵀ B. Partial
+// sums of at most 512 words are added up: long sums of single terms would round more.
+template <class T, bool Overwrite = false>
 static void add_transposed_product(int m, int columns, int64_t depth, const word* a, const word* packed, float* sum) {
   constexpr int64_t kBlock = 512;
   for (int64_t k = 0; k < depth; k += kBlock) {
@@ -101,7 +101,7 @@ static void add_transposed_product(int m, int columns, int64_t depth, const word
       auto accumulate = [=](int row, int j, vec value) __attribute__((always_inline)) {
         float* to = sum + static_cast<int64_t>(row) * columns + j;
         const mask within = first(columns - j);
-        store(to, add(value, load(to, within)), within);
+        store(to, Overwrite && k == 0 ? value : add(value, load(to, within)), within);
       };
       const word* panel = packed + depth * column + k * width * kLanes;
       multiply_panel_of<T>(width, m, size, Left{a + k * m, 1, m}, panel, column, accumulate);
@@ -110,7 +110,7 @@ static void add_transposed_product(int m, int columns, int64_t depth, const word
 }
 
 // Packs a weight as the right operand: `from` is [depth][columns], or [columns][depth] if Transposed (columns then a
-// multiple of 16); numbers are multiplied by scale[k] where given (`by_row`), or by scale[column] (`by_column`).
+// multiple of 16); numbers are rounded to T, then multiplied by by_row[k] or by_column[column] where given.
 template <class T, bool Transposed>
 static void pack_weight(Part part, word* to, int depth, int columns, const float* from, const float* by_row,
                         const float* by_column) {
@@ -135,7 +135,7 @@ static void pack_weight(Part part, word* to, int depth, int columns, const float
         }
         if constexpr (Transposed) transpose(r);
         for (int i = 0; i < count; ++i) {
-          r[i] = mul(r[i], by_row ? mul(factor, all(by_row[k + i])) : factor);
+          r[i] = mul(as<T>(r[i]), by_row ? mul(factor, all(by_row[k + i])) : factor);
         }
         for (int i = 0; i < count; i += kPerWord<T>) {
           word* at = panel + static_cast<int64_t>(k + i) / kPerWord<T> * width * kLanes;

@@ -34,6 +34,11 @@ constexpr int kPerWord = sizeof(T) == 2 ? 2 : 1;
 
 namespace mae::MAE_TARGET {
 
+template <class T>
+MAE_INLINE float as(float value) {
+  return total(only(first(1), as<T>(all(value))));
+}
+
 // Vectors that hold so many columns.
 constexpr int vectors(int columns) { return (columns + kLanes - 1) / kLanes; }
 

@@ -64,6 +64,10 @@ MAE_INLINE vec number(word_vec words, int) {
   return _mm256_castsi256_ps(words);
 }
 template <class T>
+MAE_INLINE vec as(vec value) {
+  return value;
+}
+template <class T>
 MAE_INLINE vec add_products(vec sum, word_vec a, word_vec b) {
   return fma(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sum);
 }

@@ -57,6 +57,9 @@ MAE_INLINE word_vec words_of(vec one, vec other);
 // The first (0) or second (1) row of words_of.
 template <class T>
 MAE_INLINE vec number(word_vec words, int which);
+// The nearest numbers that T holds.
+template <class T>
+MAE_INLINE vec as(vec value);
 // sum + the products of a word's numbers.
 template <class T>
 MAE_INLINE vec add_products(vec sum, word_vec a, word_vec b);
@@ -68,6 +71,10 @@ inline __attribute__((always_inline)) word_vec words_of<float>(vec one, vec) {
 template <>
 inline __attribute__((always_inline)) vec number<float>(word_vec words, int) {
   return _mm512_castsi512_ps(words);
+}
+template <>
+inline __attribute__((always_inline)) vec as<float>(vec value) {
+  return value;
 }
 template <>
 inline __attribute__((always_inline)) vec add_products<float>(vec sum, word_vec a, word_vec b) {
@@ -88,6 +95,10 @@ template <>
 inline __attribute__((always_inline)) vec number<bf16>(word_vec words, int which) {
   if (which == 0) return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
   return _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
+}
+template <>
+inline __attribute__((always_inline)) vec as<bf16>(vec value) {
+  return widen(narrow(value));
 }
 template <>
 inline __attribute__((always_inline)) vec add_products<bf16>(vec sum, word_vec a, word_vec b) {
