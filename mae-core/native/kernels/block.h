@@ -42,6 +42,8 @@ struct BlockTensors {
   float* energy;          // [N][D] fp32: sums of squares after GELU
   const void* d_out;      // [N][P][C]
   void* d_x;              // [N][P][C]
+  float* operands;        // of the images that are added to the products next: their first, and how many
+  int64_t operands_begin, operands_images;
 };
 
 struct BlockKernel {
@@ -50,7 +52,11 @@ struct BlockKernel {
   int64_t (*prepared_size)(const BlockShape&, bool backward);
   int64_t (*scratch_size)(const BlockShape&, int64_t images, bool backward);
   int64_t (*zeroed_size)(const BlockShape&, bool backward);
+  // Of so many images; none where every group of images adds to products of its own.
+  int64_t (*operands_size)(const BlockShape&, int64_t images);
+  // The first, and every further group's.
   int64_t (*sums_size)(const BlockShape&);
+  int64_t (*group_sums_size)(const BlockShape&);
 
   // Part `index` of `parts`; the parts can run side by side, and together fill `prepared`.
   void (*prepare)(const BlockShape&, const BlockWeights&, bool backward, int64_t index, int64_t parts, float* prepared);
@@ -58,9 +64,11 @@ struct BlockKernel {
   // shape and direction.
   void (*forward)(const BlockShape&, const BlockWeights&, const float* prepared, const BlockTensors&, int64_t begin,
                   int64_t end, float* scratch);
-  // Adds to `sums`.
+  // Adds to a group's `sums`, and writes the images' operands.
   void (*backward)(const BlockShape&, const BlockWeights&, const float* prepared, const BlockTensors&, int64_t begin,
                    int64_t end, float* scratch, float* sums);
+  // Adds the products of the operands to the first group's sums, or writes them there; in parts, as `prepare`.
+  void (*add_products)(const BlockShape&, const BlockTensors&, int64_t index, int64_t parts, bool overwrite, float* sums);
   // Gradients of the weights from the sums over all images; in parts, as `prepare`.
   void (*finish)(const BlockShape&, const BlockWeights&, const float* sums, const BlockGradients&, int64_t index,
                  int64_t parts);

@@ -22,18 +22,19 @@ static const T* scaled_gradient(const T* d_out, const float* scale, int count, i
 // One image: d W2 before GRN's scale also holds the reduction that GRN's gradient needs, a_j = Σ_o W2_oj (d outᵀ h)_oj.
 template <class T>
 static void hidden_gradient_folded(const BlockWeights& w, const Prepared<T>& p, const Scratch<T>& m, const Sums& sum, int rows,
-                                   int c, const T* expanded, const T* d_branch, const word* left) {
+                                   int c, const T* expanded, const T* d_branch) {
   const int d = 4 * c;
-  const int64_t depth = (rows + kPerWord<T> - 1) / kPerWord<T>;
+  const int64_t depth = words_of_rows<T>(rows);
   T* slopes = m.hidden;
-  pack_rows<T>(m.right, rows, d, [=](int i, int j) __attribute__((always_inline)) {
+  pack_rows<T>(m.right, depth, 0, rows, d, [=](int i, int j) __attribute__((always_inline)) {
     vec value, slope;
     const int64_t at = static_cast<int64_t>(i) * d + j;
     gelu(expanded, load(expanded + at), value, slope);
     store(slopes + at, slope);
     return value;
   });
-  add_transposed_product<T, true>(c, d, depth, left, m.right, m.product);
+  pair_rows(m.left, rows, c, d_branch);
+  add_transposed_product<T>(c, d, depth, m.left, m.right, true, m.product);
   for (int j = 0; j < d; j += kLanes) {
     vec reduced = zero();
     const vec scale = load(m.scale + j);
@@ -60,22 +61,26 @@ static void hidden_gradient_folded(const BlockWeights& w, const Prepared<T>& p, 
   });
 }
 
-// Several images, each with a scale of its own.
+// Several images, each with a scale of its own; `first` is the first one's place among the operands.
 template <class T>
-static void hidden_gradient(const BlockWeights& w, const Prepared<T>& p, const Scratch<T>& m, const Sums& sum, int count,
-                            int64_t places, int c, const T* expanded, const T* d_branch, const word* left) {
+static void hidden_gradient(const BlockWeights& w, const Prepared<T>& p, const Scratch<T>& m, const Sums& sum,
+                            const Operands<T>& o, int64_t first, int count, int64_t places, int c, const T* expanded,
+                            const T* d_branch) {
   const int d = 4 * c, rows = static_cast<int>(count * places);
   const float* scale = m.scale;
   T *values = m.values, *slopes = m.hidden;
-  pack_rows<T>(m.right, rows, d, [=](int i, int j) __attribute__((always_inline)) {
-    vec value, slope;
-    const int64_t at = static_cast<int64_t>(i) * d + j;
-    gelu(expanded, load(expanded + at), value, slope);
-    store(values + at, value);
-    store(slopes + at, slope);
-    return mul(value, load(scale + i / places * d + j));
-  });
-  add_transposed_product<T>(c, d, (rows + kPerWord<T> - 1) / kPerWord<T>, left, m.right, sum.project);
+  for (int64_t image = 0; image < count; ++image) {
+    const int64_t offset = image * places, word = (first + image) * o.words_of_image;
+    pack_rows<T>(o.hidden, o.words, word, static_cast<int>(places), d, [=](int i, int j) __attribute__((always_inline)) {
+      vec value, slope;
+      const int64_t at = (offset + i) * d + j;
+      gelu(expanded, load(expanded + at), value, slope);
+      store(values + at, value);
+      store(slopes + at, slope);
+      return mul(value, load(scale + image * d + j));
+    });
+    pair_rows(o.d_out + word * c, static_cast<int>(places), c, d_branch + offset * c);
+  }
   float *d_scaled = m.d_hidden, *reduced = m.reduced;
   std::memset(reduced, 0, sizeof(float) * count * d);
   multiply<T>(rows, d, c / kPerWord<T>, rows_of<T>(d_branch, c), p.project,
@@ -123,7 +128,6 @@ static void backward_images(const BlockShape& s, const BlockWeights& w, const Pr
   const int c = static_cast<int>(s.channels), d = 4 * c, stride = vectors(c) * kLanes;
   const int64_t places = s.places(), row = image * places;
   const int rows = static_cast<int>(count * places);
-  const int64_t depth = (rows + kPerWord<T> - 1) / kPerWord<T>;
   const T *x = static_cast<const T*>(t.x) + row * c, *expanded = static_cast<const T*>(t.expanded) + row * d;
   const T *normalized = static_cast<const T*>(t.normalized) + row * c, *d_out = static_cast<const T*>(t.d_out) + row * c;
   const T* d_branch = scaled_gradient(d_out, t.scale ? t.scale + image : nullptr, count, places * c, m.d_out);
@@ -132,17 +136,31 @@ static void backward_images(const BlockShape& s, const BlockWeights& w, const Pr
     m.mean[i] = response(d, t.energy + (image + i) * d, w.gamma, m.norm + i * d, m.response + i * d, m.scale + i * d);
   }
   add_column_sums(rows, c, d_branch, sum.project_bias);
-  const word* left = row_words(m.left, rows, c, d_branch);
+  const Operands<T> o(s, t.operands_images, t.operands);
+  const int64_t first_operand = image - t.operands_begin;
   if (folds(s)) {
-    hidden_gradient_folded(w, p, m, sum, rows, c, expanded, d_branch, left);
+    hidden_gradient_folded(w, p, m, sum, rows, c, expanded, d_branch);
   } else {
-    hidden_gradient(w, p, m, sum, count, places, c, expanded, d_branch, left);
+    hidden_gradient(w, p, m, sum, o, first_operand, count, places, c, expanded, d_branch);
   }
   // m.hidden now holds the gradient of `expanded`.
   const T* d_expanded = m.hidden;
   add_column_sums(rows, d, d_expanded, sum.expand_bias);
-  pack_rows<T>(m.d_right, rows, d, [=](int i, int j) __attribute__((always_inline)) { return load(d_expanded + static_cast<int64_t>(i) * d + j); });
-  add_transposed_product<T>(c, d, depth, row_words(m.left, rows, c, normalized), m.d_right, sum.expand);
+  if (folds(s)) {
+    const int64_t depth = words_of_rows<T>(rows);
+    pack_rows<T>(m.d_right, depth, 0, rows, d,
+                 [=](int i, int j) __attribute__((always_inline)) { return load(d_expanded + static_cast<int64_t>(i) * d + j); });
+    pair_rows(m.left, rows, c, normalized);
+    add_transposed_product<T>(c, d, depth, m.left, m.d_right, false, sum.expand);
+  } else {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t word = (first_operand + i) * o.words_of_image;
+      const T* from = d_expanded + i * places * d;
+      pack_rows<T>(o.d_expanded, o.words, word, static_cast<int>(places), d,
+                   [=](int k, int j) __attribute__((always_inline)) { return load(from + static_cast<int64_t>(k) * d + j); });
+      pair_rows(o.normalized + word * c, static_cast<int>(places), c, normalized + i * places * c);
+    }
+  }
   float* d_rows = m.rows;
   multiply<T>(rows, c, d / kPerWord<T>, rows_of<T>(d_expanded, d), p.expand,
               [=](int i, int j, vec value) __attribute__((always_inline)) { store(d_rows + static_cast<int64_t>(i) * stride + j, value); });
@@ -176,6 +194,18 @@ static void backward(const BlockShape& s, const BlockWeights& w, const float* pr
     const int count = static_cast<int>(image + together < end ? together : end - image);
     backward_images(s, w, p, t, m, sum, image, count);
   }
+}
+
+// A part of the hidden columns in the two weights' sums, from the operands of all images.
+template <class T>
+static void add_products(const BlockShape& s, const BlockTensors& t, int64_t index, int64_t parts, bool overwrite,
+                         float* sums) {
+  const Operands<T> o(s, t.operands_images, t.operands);
+  const Sums sum(s, sums);
+  const Part part{index, parts};
+  const int c = static_cast<int>(s.channels), d = 4 * c;
+  add_transposed_product<T>(c, d, o.words, o.normalized, o.d_expanded, overwrite, sum.expand, part);
+  add_transposed_product<T>(c, d, o.words, o.d_out, o.hidden, overwrite, sum.project, part);
 }
 
 // A part of the gradients.
@@ -238,11 +268,15 @@ static int64_t scratch_size(const BlockShape& s, int64_t images, bool backward) 
 }
 template <class T>
 static int64_t zeroed_size(const BlockShape& s, bool backward) { return Scratch<T>(s, 1, backward, nullptr).zeroed; }
+template <class T>
+static int64_t operands_size(const BlockShape& s, int64_t images) { return Operands<T>(s, images, nullptr).size; }
 static int64_t sums_size(const BlockShape& s) { return Sums(s, nullptr).size; }
+static int64_t group_sums_size(const BlockShape& s) { return Sums(s, nullptr).of_group; }
 
 template <class T>
 constexpr BlockKernel kernel_of() {
-  return {prepared_size<T>, scratch_size<T>, zeroed_size<T>, sums_size, prepare<T>, forward<T>, backward<T>, finish<T>};
+  return {prepared_size<T>, scratch_size<T>, zeroed_size<T>,  operands_size<T>, sums_size, group_sums_size,
+          prepare<T>,       forward<T>,      backward<T>,     add_products<T>,  finish<T>};
 }
 
 }  // namespace mae::MAE_TARGET

@@ -24,7 +24,7 @@ struct Carver {
   }
 };
 
-static bool folds(const BlockShape& s) { return s.places() >= kFoldFrom && s.places() > s.channels; }
+static bool folds(const BlockShape& s) { return s.places() >= kFoldFrom && s.places() > 2 * s.channels; }
 
 static int64_t images_together(const BlockShape& s, int64_t images) {
   const int64_t most = folds(s) || s.places() > kRowsTogether ? 1 : kRowsTogether / s.places();
@@ -66,15 +66,16 @@ struct Scratch {
   float *deviation, *energy;          // [R], [images][D]
   word* scaled;      // a weight with GRN's scale folded in
   T* d_out;          // [R][C]
-  word *left, *right, *d_right;       // operands of sums over rows: [R][C], panels [R][D] twice
+  word *left, *right, *d_right;       // operands of sums over rows: [R][C], panels [R][D] twice; if folded
+  float* product;                     // [C][D] if folded
   T* values;                          // [R][D] unless folded
-  float *d_hidden, *product;          // [R][D] unless folded, [C][D] if folded
+  float* d_hidden;                    // [R][D] unless folded
   int64_t zeroed, size;  // the first are zero at first
 
   Scratch(const BlockShape& s, int64_t images, bool backward, float* base) {
     Carver carver{base};
     const int64_t c = s.channels, d = s.hidden(), together = images_together(s, images), r = together * s.places();
-    const int64_t blocks = vectors(static_cast<int>(c)), even = r + r % 2;
+    const int64_t blocks = vectors(static_cast<int>(c));
     const bool fold = folds(s);
     padded = carver.take<float>(blocks * (s.height + 2 * kPad) * (s.width + 2 * kPad) * kLanes);
     d_padded = carver.take<float>(backward ? blocks * (s.height + 2 * kPad) * (s.width + 2 * kPad) * kLanes : 0);
@@ -95,12 +96,33 @@ struct Scratch {
     const int64_t weight = backward ? panel_words(c / kPerWord<T>, static_cast<int>(d)) : panel_words(d / kPerWord<T>, static_cast<int>(c));
     scaled = carver.take<word>(fold ? weight : 0);
     d_out = carver.take<T>(backward ? r * c : 0);
-    left = carver.take<word>(backward && kPerWord<T> == 2 ? even / 2 * c : 0);
-    right = carver.take<word>(backward ? even / kPerWord<T> * d : 0);
-    d_right = carver.take<word>(backward ? even / kPerWord<T> * d : 0);
-    values = carver.take<T>(backward && !fold ? r * d : 0);
-    d_hidden = carver.take<float>(backward && !fold ? r * d : 0);
+    const int64_t folded_words = backward && fold ? words_of_rows<T>(r) : 0, kept = backward && !fold ? r * d : 0;
+    left = carver.take<word>(folded_words * c);
+    right = carver.take<word>(folded_words * d);
+    d_right = carver.take<word>(folded_words * d);
     product = carver.take<float>(backward && fold ? c * d : 0);
+    values = carver.take<T>(kept);
+    d_hidden = carver.take<float>(kept);
+    size = carver.used;
+  }
+};
+
+// Operands of the two weights' gradients, for images that are not folded: first all images write theirs, then the products
+// are made, in parts of the hidden columns. So there is one sum of each, and not one for every group of images.
+template <class T>
+struct Operands {
+  word *d_out, *normalized;    // left: [words][C]
+  word *hidden, *d_expanded;   // right: panels [words][D]
+  int64_t words_of_image, words, size;
+
+  Operands(const BlockShape& s, int64_t images, float* base) {
+    Carver carver{base};
+    words_of_image = words_of_rows<T>(s.places());
+    words = folds(s) ? 0 : images * words_of_image;
+    d_out = carver.take<word>(words * s.channels);
+    normalized = carver.take<word>(words * s.channels);
+    hidden = carver.take<word>(words * s.hidden());
+    d_expanded = carver.take<word>(words * s.hidden());
     size = carver.used;
   }
 };
@@ -108,22 +130,24 @@ struct Scratch {
 // Sums over images from which the weights' gradients follow.
 struct Sums {
   float *taps, *taps_bias;  // [blocks][49][lanes], [blocks·lanes]
+  float *expand_bias, *gamma, *project_bias;
   float* expand;            // [C][D]: normalizedᵀ · d expanded
   float* project;           // [C][D]: d outᵀ · (scaled hidden)
-  float *expand_bias, *gamma, *project_bias;
-  int64_t size;
+  int64_t of_group, size;   // what every group of images has a sum of, and all
 
   Sums(const BlockShape& s, float* base) {
     Carver carver{base};
     const int64_t c = s.channels, d = s.hidden(), blocks = vectors(static_cast<int>(c));
     taps = carver.take<float>(blocks * kTaps * kLanes);
     taps_bias = carver.take<float>(blocks * kLanes);
-    expand = carver.take<float>(c * d);
-    project = carver.take<float>(c * d);
     expand_bias = carver.take<float>(d);
     gamma = carver.take<float>(d);
     project_bias = carver.take<float>(blocks * kLanes);
+    of_group = carver.used;
+    expand = carver.take<float>(c * d);
+    project = carver.take<float>(c * d);
     size = carver.used;
+    if (folds(s)) of_group = size;
   }
 };
 

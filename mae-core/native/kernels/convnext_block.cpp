@@ -21,9 +21,11 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr size_t kWeights = 10;
-// Images are summed in groups of about so many rows, which are at most so many and take at most so much memory, whatever
-// the number of threads: the result then does not depend on it.
-constexpr int64_t kRowsOfGroup = 192, kGroups = 16, kGroupBytes = int64_t{256} << 20;
+// Images are summed in groups of about so many rows, which are neither fewer nor more than so many, whatever the number of
+// threads: the result then does not depend on it.
+constexpr int64_t kRowsOfGroup = 192, kFewestGroups = 4, kMostGroups = 16;
+// Rows whose operands are kept at once.
+constexpr int64_t kRowsOfOperands = 4096;
 
 const BlockKernel* kernel_for(int variant, at::ScalarType dtype) {
 #if defined(__x86_64__)
@@ -79,10 +81,9 @@ T* data_or_null(const at::Tensor& tensor) {
   return tensor.defined() ? static_cast<T*>(const_cast<void*>(tensor.const_data_ptr())) : nullptr;
 }
 
-int64_t groups_of(const BlockShape& shape, int64_t images, int64_t floats) {
-  int64_t groups = std::clamp<int64_t>(images * shape.places() / kRowsOfGroup, 1, std::min(kGroups, images));
-  while (groups > 2 && groups * floats * static_cast<int64_t>(sizeof(float)) > kGroupBytes) groups = (groups + 1) / 2;
-  return groups;
+int64_t groups_of(const BlockShape& shape, int64_t images) {
+  const int64_t groups = std::clamp(images * shape.places() / kRowsOfGroup, kFewestGroups, kMostGroups);
+  return std::min(groups, images);
 }
 
 // Calls body(index, parts) for as many parts as there are threads.
@@ -92,6 +93,45 @@ void in_parts(const Body& body) {
   at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) body(index, parts);
   });
+}
+
+// The sums over all images, in the order of fixed groups.
+Memory sum_images(const BlockKernel& kernel, const BlockShape& shape, const BlockWeights& weights, BlockTensors& tensors,
+                  int64_t images) {
+  const Memory prepared(kernel.prepared_size(shape, true));
+  in_parts([&](int64_t index, int64_t parts) { kernel.prepare(shape, weights, true, index, parts, prepared.get()); });
+  const bool has_operands = kernel.operands_size(shape, 1) > 0;
+  const int64_t at_once = has_operands ? std::clamp<int64_t>(kRowsOfOperands / shape.places(), 1, images) : images;
+  const int64_t groups = groups_of(shape, at_once), most = (at_once + groups - 1) / groups;
+  const int64_t first = kernel.sums_size(shape), further = kernel.group_sums_size(shape);
+  Memory sums(first + (groups - 1) * further);
+  const auto sum_of = [&](int64_t group) { return sums.get() + (group == 0 ? 0 : first + (group - 1) * further); };
+  const Memory operands(kernel.operands_size(shape, at_once));
+  tensors.operands = operands.get();
+  for (int64_t start = 0; start < images; start += at_once) {
+    const int64_t count = std::min(at_once, images - start);
+    tensors.operands_begin = start;
+    tensors.operands_images = count;
+    at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+      const Memory scratch(kernel.scratch_size(shape, most, true), kernel.zeroed_size(shape, true));
+      for (int64_t group = begin; group < end; ++group) {
+        if (start == 0) std::memset(sum_of(group), 0, further * sizeof(float));
+        kernel.backward(shape, weights, prepared.get(), tensors, start + group * count / groups,
+                        start + (group + 1) * count / groups, scratch.get(), sum_of(group));
+      }
+    });
+    if (!has_operands) continue;
+    in_parts([&](int64_t index, int64_t parts) {
+      kernel.add_products(shape, tensors, index, parts, start == 0, sums.get());
+    });
+  }
+  at::parallel_for(0, further, 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t group = 1; group < groups; ++group) {
+      const float* from = sum_of(group);
+      for (int64_t i = begin; i < end; ++i) sums.get()[i] += from[i];
+    }
+  });
+  return sums;
 }
 
 class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
@@ -153,7 +193,7 @@ class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
     const auto* kernel = kernel_for(static_cast<int>(context->saved_data["variant"].toInt()), x.scalar_type());
     const BlockGrid grid{visible, context->saved_data["grid_rows"].toInt(), context->saved_data["grid_columns"].toInt()};
     const auto shape = shape_of(x, grid, context->saved_data["eps"].toDouble());
-    const int64_t images = x.size(0), floats = kernel->sums_size(shape), groups = groups_of(shape, images, floats);
+    const int64_t images = x.size(0);
     const auto d_out = gradients[0].to(x.scalar_type()).contiguous();
     auto d_x = at::empty_like(x);
     BlockTensors tensors{};
@@ -169,24 +209,7 @@ class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
 
     const Weights held(given);
     const auto weights = held.pointers();
-    const Memory prepared(kernel->prepared_size(shape, true)), sums(groups * floats);
-    in_parts([&](int64_t index, int64_t parts) { kernel->prepare(shape, weights, true, index, parts, prepared.get()); });
-    const int64_t most = (images + groups - 1) / groups;
-    at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-      const Memory scratch(kernel->scratch_size(shape, most, true), kernel->zeroed_size(shape, true));
-      for (int64_t group = begin; group < end; ++group) {
-        float* sum = sums.get() + group * floats;
-        std::memset(sum, 0, floats * sizeof(float));
-        kernel->backward(shape, weights, prepared.get(), tensors, group * images / groups, (group + 1) * images / groups,
-                         scratch.get(), sum);
-      }
-    });
-    at::parallel_for(0, floats, 1 << 14, [&](int64_t begin, int64_t end) {
-      for (int64_t group = 1; group < groups; ++group) {
-        const float* from = sums.get() + group * floats;
-        for (int64_t i = begin; i < end; ++i) sums.get()[i] += from[i];
-      }
-    });
+    const Memory sums = sum_images(*kernel, shape, weights, tensors, images);
     return gradients_of(*kernel, shape, weights, given, sums.get(), d_x);
   }
 

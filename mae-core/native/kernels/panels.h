@@ -90,10 +90,11 @@ static void multiply(int rows, int columns, int64_t depth, Left a, const word* p
   });
 }
 
-// sum [m][columns] += Aᵀ B over `depth` words of rows: A as words [depth][m], B packed; with `Overwrite` sum = Aᵀ B. Partial
+// sum [m][columns] += Aᵀ B over `depth` words of rows: A as words [depth][m], B packed; sum = Aᵀ B if `overwrite`. Partial
 // sums of at most 512 words are added up: long sums of single terms would round more.
-template <class T, bool Overwrite = false>
-static void add_transposed_product(int m, int columns, int64_t depth, const word* a, const word* packed, float* sum) {
+template <class T>
+static void add_transposed_product(int m, int columns, int64_t depth, const word* a, const word* packed, bool overwrite,
+                                   float* sum, Part part = {}) {
   constexpr int64_t kBlock = 512;
   for (int64_t k = 0; k < depth; k += kBlock) {
     const int64_t size = depth - k < kBlock ? depth - k : kBlock;
@@ -101,11 +102,11 @@ static void add_transposed_product(int m, int columns, int64_t depth, const word
       auto accumulate = [=](int row, int j, vec value) __attribute__((always_inline)) {
         float* to = sum + static_cast<int64_t>(row) * columns + j;
         const mask within = first(columns - j);
-        store(to, Overwrite && k == 0 ? value : add(value, load(to, within)), within);
+        store(to, overwrite && k == 0 ? value : add(value, load(to, within)), within);
       };
       const word* panel = packed + depth * column + k * width * kLanes;
       multiply_panel_of<T>(width, m, size, Left{a + k * m, 1, m}, panel, column, accumulate);
-    });
+    }, part);
   }
 }
 
@@ -164,14 +165,19 @@ static void scale_packed(word* to, const word* packed, int depth, int columns, F
   });
 }
 
-// Packs rows that `row(i, column)` computes, [rows][columns], as the right operand of a sum over rows. Rows outside,
-// panels inside: the source then streams through the cache.
+// Words of so many rows.
+template <class T>
+constexpr int64_t words_of_rows(int64_t rows) {
+  return (rows + kPerWord<T> - 1) / kPerWord<T>;
+}
+
+// Packs rows that `row(i, column)` computes, [rows][columns], as the right operand of a sum over rows: the words from
+// `first_word` of `words`. Rows outside, panels inside: the source then streams through the cache.
 template <class T, class Row>
-static void pack_rows(word* to, int rows, int columns, Row row) {
-  const int64_t words = (rows + kPerWord<T> - 1) / kPerWord<T>;
-  for (int64_t k = 0; k < words; ++k) {
+static void pack_rows(word* to, int64_t words, int64_t first_word, int rows, int columns, Row row) {
+  for (int64_t k = 0; k < words_of_rows<T>(rows); ++k) {
     for_panels(columns, [&](int column, int width) __attribute__((always_inline)) {
-      word* at = to + words * column + k * width * kLanes;
+      word* at = to + words * column + (first_word + k) * width * kLanes;
       for (int v = 0; v < width; ++v, at += kLanes) {
         const int j = column + kLanes * v;
         const int64_t one = kPerWord<T> * k, other = one + kPerWord<T> - 1;
@@ -188,20 +194,16 @@ MAE_INLINE vec packed_row(const word* panel, int width, int row, int v) {
   return number<T>(load_words(panel + (static_cast<int64_t>(row / kPerWord<T>) * width + v) * kLanes), row % kPerWord<T>);
 }
 
-// The left operand of a sum over rows: the rows themselves in fp32, pairs of rows [rows/2][columns] in bf16.
+// Rows [rows][columns] as the left operand of a sum over rows: as they are in fp32, in pairs in bf16.
 template <class T>
-static const word* row_words(word* scratch, int rows, int columns, const T* from) {
-  if constexpr (kPerWord<T> == 1) {
-    return reinterpret_cast<const word*>(from);
-  } else {
-    for (int64_t i = 0; i < rows; i += 2) {
-      for (int j = 0; j < columns; j += kLanes) {
-        const mask m = first(columns - j);
-        const vec odd = i + 1 < rows ? load(from + (i + 1) * columns + j, m) : zero();
-        store_words(scratch + i / 2 * columns + j, words_of<T>(load(from + i * columns + j, m), odd), m);
-      }
+static void pair_rows(word* to, int rows, int columns, const T* from) {
+  for (int64_t i = 0; i < rows; i += kPerWord<T>) {
+    const int64_t other = i + kPerWord<T> - 1;
+    for (int j = 0; j < columns; j += kLanes) {
+      const mask m = first(columns - j);
+      const vec odd = other > i && other < rows ? load(from + other * columns + j, m) : zero();
+      store_words(to + i / kPerWord<T> * columns + j, words_of<T>(load(from + i * columns + j, m), odd), m);
     }
-    return scratch;
   }
 }
 

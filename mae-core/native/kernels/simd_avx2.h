@@ -52,6 +52,9 @@ MAE_INLINE void store(float* to, vec value, mask m) { _mm256_maskstore_ps(to, m,
 
 MAE_INLINE word_vec load_words(const word* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 MAE_INLINE void store_words(word* to, word_vec words) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), words); }
+MAE_INLINE void store_words(word* to, word_vec words, mask m) {
+  _mm256_maskstore_epi32(reinterpret_cast<int*>(to), m, words);
+}
 MAE_INLINE word_vec broadcast(word value) { return _mm256_set1_epi32(static_cast<int>(value)); }
 
 // A row as words, and back: with floats there is no second row.
