@@ -6,7 +6,7 @@
 
 namespace mae::MAE_TARGET {
 
-// Images of at least so many places, and of more places than channels, are projected with weights of their own, into which
+// Images of at least so many places, and of more than twice as many places as channels, are projected with weights of their own, into which
 // GRN's scale is folded; others are handled together, and scaled themselves.
 constexpr int64_t kFoldFrom = 150;
 constexpr int64_t kRowsTogether = 1024;
