@@ -37,7 +37,7 @@ pub enum Error {
 
     /// An address in a program that was built without the network.
     #[error(
-        "data source {url}: this program was built without network sources\n  help: build it with `--features remote`, or download the file and give its path"
+        "data source {url}: this program was built without network sources\n  help: build it with the feature `remote`, or download the file and give its path"
     )]
     NoRemote {
         /// The address as given.

@@ -87,6 +87,8 @@ void MaeSharder::add(const std::vector<at::Tensor>& parameters, at::ScalarType w
     share.copy_(parameter.detach().reshape({-1}).narrow(0, own.start, own.length));
     made.shares.push_back(share.requires_grad_(trainable));
     made.leaves.push_back(part_of(made.whole, made.offsets[place], parameter.sizes()).requires_grad_(trainable));
+    // A gradient in fp32 stays one, though the leaf be rounded.
+    if (trainable) made.leaves.back().set_grad_dtype(at::kFloat);
     made.arrived.push_back(false);
     if (trainable) watch(index, place);
   }
@@ -241,8 +243,7 @@ void MaeSharder::start_reducing(size_t index) {
     auto to = unit.given.narrow(0, offset, elements);
     if (unit.arrived[place]) {
       auto& gradient = unit.leaves[place].mutable_grad();
-      // Rounded as a copy of the parameter in this precision would have rounded it.
-      to.view(gradient.sizes()).copy_(gradient.to(unit.wire));
+      to.view(gradient.sizes()).copy_(gradient);
       gradient.reset();
     } else {
       to.zero_();

@@ -9,10 +9,20 @@ fn the_doctor_knows_the_machine() {
     let sandbox = Sandbox::new();
     let run = sandbox.mae("doctor");
     assert_eq!(run.code, Some(0), "{}{}", run.stdout, run.stderr);
-    for word in ["libtorch", "2.11.0", "GPU", "bf16", "CPU", "memory"] {
+    for word in ["libtorch", "2.11.0", "GPU", "bf16", "CPU", "CPU kernels", "memory"] {
         assert!(run.stdout.contains(word), "{word}: {}", run.stdout);
     }
     assert_eq!(files_below(&sandbox.path("")), [] as [&str; 0]);
+}
+
+#[test]
+fn kernels_that_do_not_exist_are_a_problem() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["doctor"]);
+    command.env("MAE_KERNELS", "fast");
+    let run = Sandbox::finished(command);
+    assert_ne!(run.code, Some(0), "{}", run.stdout);
+    assert!(run.stdout.contains("there are no kernels 'fast'"), "{}", run.stdout);
 }
 
 #[test]

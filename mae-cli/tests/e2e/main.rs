@@ -16,6 +16,7 @@
 //! | `cli` | default specs, version |
 //! | `ckpt` | inspect, convert, diff, average |
 //! | `saving` | which checkpoints are kept, damaged ones, encrypted ones, a limit of time |
+//! | `remote` | an S3 server that checks signatures, behind a network that fails |
 //! | `data_tools` | `mae data`, `mae bench` |
 //! | `common` | a folder with a few of the demo's images, runs in it, what they left there |
 
@@ -41,6 +42,8 @@ mod exports;
 mod families;
 mod interop;
 mod numerics;
+#[cfg(feature = "remote")]
+mod remote;
 mod resume;
 mod road;
 mod saving;

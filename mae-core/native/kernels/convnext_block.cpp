@@ -223,7 +223,8 @@ class ConvNeXtV2Block : public torch::autograd::Function<ConvNeXtV2Block> {
     const BlockGradients pointers{at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9)};
     in_parts([&](int64_t index, int64_t parts) { kernel.finish(shape, weights, sums, pointers, index, parts); });
     variable_list gradients{d_x};
-    for (size_t i = 0; i < kWeights; ++i) gradients.push_back(to[i].to(given[i].scalar_type()));
+    // In fp32: autograd rounds them where a weight's gradient is to be rounded.
+    gradients.insert(gradients.end(), to.begin(), to.end());
     gradients.resize(1 + kWeights + 7);
     return gradients;
   }

@@ -106,12 +106,28 @@ impl Vit {
     /// # Errors
     /// When the interpreter refuses an operation.
     pub fn embed<F: Ops>(&self, ops: &F, images: &F::Value) -> Result<F::Value> {
-        let x = ops.scope("patch_embed", || {
+        ops.add(&self.patches(ops, images)?, &self.positions(ops)?)
+    }
+
+    /// Images `[N, 3, H, W]` of any size in patches → patches without positions, `[N, L', C]`.
+    ///
+    /// # Errors
+    /// When the interpreter refuses an operation.
+    pub fn patches<F: Ops>(&self, ops: &F, images: &F::Value) -> Result<F::Value> {
+        ops.scope("patch_embed", || {
             let patches = ops.conv2d(&ops.permute(images, &[0, 2, 3, 1])?, &self.patch_embed)?;
-            ops.reshape(&patches, &[-1, self.grid.0 * self.grid.1, self.width])
-        })?;
+            let shape = ops.shape(&patches);
+            ops.reshape(&patches, &[-1, shape[1] * shape[2], self.width])
+        })
+    }
+
+    /// The positions of the patches, `[1, L, C]`.
+    ///
+    /// # Errors
+    /// When the interpreter refuses an operation.
+    pub fn positions<F: Ops>(&self, ops: &F) -> Result<F::Value> {
         let positions = ops.positions(self.pos_embed, self.resample())?;
-        ops.add(&x, &ops.narrow(&positions, 1, 1, self.grid.0 * self.grid.1)?)
+        ops.narrow(&positions, 1, 1, self.grid.0 * self.grid.1)
     }
 
     /// Patches `[N, L, C]`, any subset in any order → `[N, 1 + L, C]`, the class token first, normalised if the encoder

@@ -91,6 +91,11 @@ impl<'a> Eager<'a> {
         self.trace.map(RefCell::into_inner).unwrap_or_default()
     }
 
+    /// Whether the scopes' outputs are kept.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.trace.is_some()
+    }
+
     /// The table this interpreter reads.
     pub fn params(&self) -> &'a Params {
         self.params

@@ -15,7 +15,7 @@ use crate::error::Result;
 /// canvas of zeros, convolved, and taken back, which equals masking before and after a dense convolution.
 #[derive(Debug)]
 pub struct VisiblePatches {
-    /// Indices of the visible patches, rising, `[N, K]` int64.
+    /// Indices of the visible patches in the order of the stacks, `[N, K]` int64.
     keep: Tensor,
     grid: (i64, i64),
     /// Rows of a flattened canvas `[N·H·W, C]`, by the places along a patch's side.
@@ -28,8 +28,12 @@ impl VisiblePatches {
     /// # Errors
     /// When libtorch fails.
     pub fn new(keep: &Tensor, grid: (i64, i64)) -> Result<Self> {
-        let (keep, _) = keep.f_sort(1, false)?;
-        Ok(VisiblePatches { keep, grid, places: RefCell::default() })
+        Ok(Self::in_order(&keep.f_sort(1, false)?.0, grid))
+    }
+
+    /// The same, stacked in the order of `keep`.
+    pub(crate) fn in_order(keep: &Tensor, grid: (i64, i64)) -> Self {
+        VisiblePatches { keep: keep.shallow_clone(), grid, places: RefCell::default() }
     }
 
     /// Visible patches of an image.
@@ -37,7 +41,7 @@ impl VisiblePatches {
         self.keep.size()[1]
     }
 
-    /// Indices of the visible patches, rising, `[N, K]` int64, in the grid of patches (rows, columns).
+    /// Indices of the visible patches, `[N, K]` int64, in the grid of patches (rows, columns).
     pub(crate) fn patches(&self) -> (&Tensor, (i64, i64)) {
         (&self.keep, self.grid)
     }

@@ -9,7 +9,7 @@ use crate::arch::VitNumbers;
 use crate::backbone::vit::{Tokens, Vit};
 use crate::error::Result;
 use crate::nn::init::Init;
-use crate::ops::{Eager, Ops};
+use crate::ops::{Eager, Ops, VisiblePatches};
 use crate::params::{Declare, ParamId};
 
 /// Encoder of the visible patches, decoder of all.
@@ -47,8 +47,7 @@ impl MaskedVit {
         mask: &Mask,
         norm_pix_loss: bool,
     ) -> Result<(Tensor, Tensor)> {
-        let visible = mask.gather(&self.encoder.embed(ops, images)?)?;
-        let latent = self.encoder.blocks(ops, &visible)?;
+        let latent = self.encoder.blocks(ops, &self.embed_visible(ops, images, mask)?)?;
         let latent = ops.scope("decoder_embed", || ops.linear(&latent, &self.decoder.embed))?;
 
         let [batch, length, dim] = [latent.size()[0], latent.size()[1], latent.size()[2]];
@@ -66,5 +65,53 @@ impl MaskedVit {
             target = normalize_patches(&target)?;
         }
         Ok((hidden_patches_loss(&pred, &target, mask)?, pred))
+    }
+
+    /// Images `[N, 3, H, W]` → the visible patches with their positions, `[N, K, C]`. Hidden ones are not read, unless a trace
+    /// is to show every layer as upstream has it.
+    fn embed_visible(&self, ops: &Eager<'_>, images: &Tensor, mask: &Mask) -> Result<Tensor> {
+        if ops.is_traced() {
+            return mask.gather(&self.encoder.embed(ops, images)?);
+        }
+        let visible = VisiblePatches::in_order(&mask.keep, self.grid);
+        let stacks = visible.gather(&images.f_permute([0, 2, 3, 1])?)?;
+        let patches = self.encoder.patches(ops, &stacks.f_permute([0, 3, 1, 2])?)?;
+        let positions = self.encoder.positions(ops)?.f_expand([images.size()[0], -1, -1], false)?;
+        ops.add(&patches, &mask.gather(&positions)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::{Arch, Family};
+    use crate::params::Params;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn visible_patches_are_embedded_as_all_are() {
+        let root = Declare::root();
+        let arch = Arch::by_name("vit_base_patch16").unwrap();
+        let Family::Vit(numbers) = arch.family else { panic!("{arch:?}") };
+        let numbers = VitNumbers { depth: 1, ..numbers };
+        let model = MaskedVit::declare(&root, numbers, (3, 4), &PretrainConfig::default());
+        let params = Params::new(root.into_specs(), 1, Device::Cpu).unwrap();
+        let images = Tensor::arange(2 * 3 * 48 * 64, (Kind::Float, Device::Cpu)).sin().view([2, 3, 48, 64]);
+        let mask = Mask::from_noise(
+            &Tensor::from_slice2(&[[7_f32, 3., 9., 1., 0., 5.], [2., 8., 4., 6., 1., 3.]]).repeat([1, 2]),
+            0.5,
+        );
+        let mask = mask.unwrap();
+        let visible = model.embed_visible(&Eager::new(&params), &images, &mask).unwrap();
+        let all = model.embed_visible(&Eager::new(&params).with_trace(), &images, &mask).unwrap();
+        assert_eq!(visible.size(), [2, 6, numbers.embed_dim]);
+        let distance = f64::try_from((&visible - &all).norm() / all.norm()).unwrap();
+        assert!(distance < 1e-6, "{distance:e}");
+        // Hidden pixels are not even read.
+        let hidden = mask.hidden.view([2, 1, 3, 4]).repeat_interleave_self_int(16, 2, None);
+        let hidden = hidden.repeat_interleave_self_int(16, 3, None);
+        let repainted = images.where_self(&hidden.eq(0.0), &Tensor::from(f32::NAN));
+        let again = model.embed_visible(&Eager::new(&params), &repainted, &mask).unwrap();
+        assert!(again.equal(&visible));
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mae_core::sys::Kernels;
 use tch::{Device, Kind, Tensor};
 
 use super::report::{Report, bytes};
@@ -136,6 +137,16 @@ fn cpu(report: &mut Report) {
             units.join(", ")
         ),
     );
+    match Kernels::chosen() {
+        Ok(kernels) if kernels == Kernels::detected() => {
+            report.note("CPU kernels", format!("{}, the fastest this CPU has", kernels.name()));
+        }
+        Ok(kernels) => report.warn(
+            "CPU kernels",
+            format!("{}, as MAE_KERNELS says; this CPU has {}", kernels.name(), Kernels::detected().name()),
+        ),
+        Err(error) => report.error("CPU kernels", &error.into()),
+    }
     if threads > cores {
         report.warn("threads", format!("more threads than cores: set OMP_NUM_THREADS to at most {cores}"));
     }
