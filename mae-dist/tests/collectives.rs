@@ -223,6 +223,8 @@ fn low_level() {
             assert!(matches!(refused, Err(DistError::Tensor { .. })), "{refused:?}");
         }
     }
+    // A barrier waits for what came before it, and would end with its error.
+    group.barrier().unwrap();
     let complex = Tensor::zeros([2], (Kind::ComplexFloat, Device::Cpu));
     let error = group.all_reduce(complex, ReduceOp::Max).and_then(|work| work.wait()).unwrap_err();
     assert!(
@@ -230,11 +232,10 @@ fn low_level() {
             if origin.rank == Some(worker.rank)),
         "{error}"
     );
-    group.barrier().unwrap();
-    // Who leaves a barrier may still be sending to who is in it: connections are closed when all have said that they left.
-    store.set(&format!("left {rank}"), b"").unwrap();
+    // Connections are closed when all have said that they need them no more.
+    store.set(&format!("done {rank}"), b"").unwrap();
     for other in 0..=last {
-        store.get(&format!("left {other}")).unwrap();
+        store.get(&format!("done {other}")).unwrap();
     }
     group.abort().unwrap();
 }
