@@ -115,7 +115,8 @@ impl Network {
 
 fn pass_on(mut client: TcpStream, mut server: TcpStream, fault: Option<Fault>) -> std::io::Result<()> {
     if matches!(fault, Some(Fault::Busy)) {
-        client.read(&mut [0; 1 << 16])?;
+        // The answer does not depend on the request, of which the first piece is enough.
+        let _ = client.read(&mut [0; 1 << 16])?;
         return client.write_all(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     }
     let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
