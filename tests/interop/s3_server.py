@@ -3,7 +3,7 @@
 Usage: s3_server.py FOLDER
 
 Puts every file below FOLDER into the bucket "photos" under its relative path, then prints one line of JSON (url, key, secret)
-and serves until its standard input ends. A line "replace KEY FILE" there puts other bytes under a key, and is answered with "done".
+and serves until its standard input ends.
 """
 
 import json
@@ -46,11 +46,7 @@ def main() -> None:
             s3.put_object(Bucket=BUCKET, Key=path.relative_to(folder).as_posix(), Body=path.read_bytes())
     print(json.dumps({"url": url, "key": key, "secret": secret}), flush=True)
 
-    for line in sys.stdin:
-        command, name, path = line.split()
-        assert command == "replace", line
-        s3.put_object(Bucket=BUCKET, Key=name, Body=Path(path).read_bytes())
-        print("done", flush=True)
+    sys.stdin.read()
     server.stop()
 
 

@@ -76,7 +76,6 @@ fn data_sources() {
     let refused = |name: &str, arguments: &str| refused(&sandbox, name, DATA, arguments);
     let train = |source: &str| format!("train -e finetune.yaml dataset.train_data_sources={source}");
     refused("data_missing", &train("nowhere"));
-    refused("data_on_s3", &train("s3://bucket/images"));
 
     sandbox.write("nothing.tar.gz", "");
     refused("archive_of_no_bytes", &train("nothing.tar.gz"));
