@@ -240,8 +240,8 @@ mod tests {
         Kernels::ALL.into_iter().filter(|k| *k <= Kernels::detected()).filter(of_kind).collect()
     }
 
-    /// Every variant in fp32 and bf16 against fp64. In bf16 and with `few` numbers, gradients that are sums which cancel are
-    /// off by more than a hundredth, in the composition too: they are measured by it.
+    /// Every variant in fp32 and bf16 against fp64. In bf16 and with `few` numbers (four places, eight channels), gradients that are
+    /// sums which cancel are off by some hundredths, in the composition too; a wrong place or channel would be off by far more.
     fn compare(case: &Case, few: bool) {
         let expected = composition(case, Kind::Double);
         for kind in [Kind::Float, Kind::BFloat16] {
@@ -253,7 +253,7 @@ mod tests {
                     let distance = relative(&found[i], &expected[i]);
                     let limit = match kind {
                         Kind::Float => 2e-6,
-                        _ if few && i > 0 => (2.0 * relative(&plain[i], &expected[i])).max(2e-2),
+                        _ if few && i > 0 => (3.0 * relative(&plain[i], &expected[i])).max(8e-2),
                         _ => 1e-2,
                     };
                     assert!(distance < limit, "{kernels:?} {name}: {distance:e} over {limit:e} in {case:?}");
