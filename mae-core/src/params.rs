@@ -178,7 +178,7 @@ impl Params {
 
     /// The tensor behind a handle, rounded to `to` and held in `held` (the same dtype, or fp32 where the products are
     /// made of rounded fp32 numbers). The copy is made once for each value that the parameter takes: the batches that
-    /// are accumulated for a step, or evaluated between two, share it. Gradients reach the parameter in fp32.
+    /// are accumulated for a step, or evaluated between two, share it. Gradients reach the parameter in `held`.
     ///
     /// # Errors
     /// When libtorch has no memory for it.
@@ -186,9 +186,11 @@ impl Params {
         let tensor = self.get(id);
         if let Some(sharded) = &self.sharded {
             // Gathered in the products' precision, or so small that a copy for each use is nothing.
-            let rounded =
-                if sharded.wire(id) == to { tensor.shallow_clone() } else { tensor.f_to_kind(to)? };
-            return Ok(rounded.f_to_kind(held)?);
+            return if sharded.wire(id) == to {
+                Ok(tensor.f_to_kind(held)?)
+            } else {
+                round(tensor, to, held)
+            };
         }
         let version = tensor.f_internal_version()?;
         let differentiable = tensor.requires_grad() && sys::grad_enabled();
@@ -199,7 +201,7 @@ impl Params {
         {
             return Ok(copy.tensor.shallow_clone());
         }
-        let copy = tensor.f_to_kind(to)?.f_to_kind(held)?;
+        let copy = round(tensor, to, held)?;
         *slot = Some(Rounded { tensor: copy.shallow_clone(), dtypes: (to, held), version, differentiable });
         Ok(copy)
     }
@@ -291,6 +293,17 @@ impl Params {
     pub fn zero_grad(&mut self) -> Result<()> {
         self.tensors.iter_mut().try_for_each(sys::clear_grad)
     }
+}
+
+/// A tensor rounded to `to` and held in `held`. Held in a wider dtype, its gradient is not rounded on the way back, as
+/// that of a leaf would not be.
+fn round(tensor: &Tensor, to: Kind, held: Kind) -> Result<Tensor> {
+    if to == held || !(tensor.requires_grad() && sys::grad_enabled()) {
+        return Ok(tensor.f_to_kind(to)?.f_to_kind(held)?);
+    }
+    let mut copy = tensor.f_alias_copy()?;
+    tch::no_grad(|| tensor.f_to_kind(to).and_then(|rounded| copy.f_copy_(&rounded)))?;
+    Ok(copy)
 }
 
 fn check_shape(spec: &ParamSpec, tensor: &Tensor) -> Result<()> {

@@ -21,7 +21,10 @@ const BATCHES: u64 = 3;
 const EPOCHS: u64 = 2;
 
 /// Noise with a label: what matters is that each batch is another one, and always the same.
-struct Noise;
+struct Noise {
+    /// Whether it tells beforehand how many batches an epoch has.
+    counted: bool,
+}
 
 fn batch(number: i64) -> Result<Batch> {
     let ramp = Tensor::f_arange(2 * 3 * 32 * 32, (Kind::Float, Device::Cpu))?;
@@ -37,8 +40,8 @@ fn batch(number: i64) -> Result<Batch> {
 }
 
 impl Data<mae_core::Error> for Noise {
-    fn batches_per_epoch(&self) -> u64 {
-        BATCHES
+    fn batches_per_epoch(&mut self, _epoch: u64) -> Result<Option<u64>> {
+        Ok(self.counted.then_some(BATCHES))
     }
 
     fn train(&mut self, epoch: u64, start: u64) -> Result<Batches<'_, mae_core::Error>> {
@@ -69,7 +72,7 @@ impl Recorder {
 }
 
 impl Hooks<mae_core::Error> for Recorder {
-    fn epoch_started(&mut self, _epoch: u64, _start: u64) -> Result<()> {
+    fn epoch_started(&mut self, _epoch: u64, _start: u64, _batches: Option<u64>) -> Result<()> {
         Ok(())
     }
 
@@ -114,13 +117,17 @@ fn trainer() -> Trainer<'static> {
 }
 
 fn run(trainer: &mut Trainer<'_>, hooks: &mut Recorder) -> FitEnd {
+    run_on(Noise { counted: true }, trainer, hooks)
+}
+
+fn run_on(mut data: Noise, trainer: &mut Trainer<'_>, hooks: &mut Recorder) -> FitEnd {
     let config = FitConfig {
         epochs: EPOCHS,
         checkpoint_interval: 1,
         checkpoint_unit: IntervalUnit::Epoch,
         validation_interval: 1,
     };
-    fit(trainer, &mut Noise, hooks, &config).unwrap()
+    fit(trainer, &mut data, hooks, &config).unwrap()
 }
 
 #[test]
@@ -150,4 +157,15 @@ fn an_interrupt_after_any_batch_changes_nothing() {
         );
         assert!(rest.saved() == whole.saved(), "after batch {batches}");
     }
+}
+
+/// The last batch of an epoch ends a window of accumulated gradients, whether it was announced or not.
+#[test]
+fn batches_that_nobody_counted_change_nothing() {
+    tch::set_num_threads(1);
+    let (mut told, mut untold) = (Recorder::new(u64::MAX), Recorder::new(u64::MAX));
+    run(&mut trainer(), &mut told);
+    run_on(Noise { counted: false }, &mut trainer(), &mut untold);
+    assert_eq!(told.losses, untold.losses);
+    assert!(told.saved() == untold.saved());
 }

@@ -161,8 +161,9 @@ fn training_in_16_bits_follows_fp32() {
     };
     let fp32 = losses(Precision::Fp32);
     assert!(fp32[23] < 0.8 * fp32[1], "nothing was learnt: {fp32:?}");
+    // Rounded trainings drift apart, on each kind of CPU otherwise; one with copies of the start stays a quarter above.
     for (step, (a, b)) in fp32.iter().zip(&losses(Precision::Bf16)).enumerate() {
-        assert!((a - b).abs() < 0.03 * a, "bf16, batch {step}: {b} instead of {a}");
+        assert!((a - b).abs() < 0.08 * a, "bf16, batch {step}: {b} instead of {a}");
     }
     // fp16 leaves the steps out in which its loss scale is still too large.
     let fp16 = losses(Precision::Fp16);

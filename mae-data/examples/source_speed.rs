@@ -17,7 +17,8 @@ fn main() {
     let archive = arguments.next().unwrap();
     let folder = arguments.next();
     let cache = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
-    let options = OpenOptions { cache_dir: cache.path().to_owned(), ..OpenOptions::default() };
+    let mut options = OpenOptions::default();
+    options.cache_dir = cache.path().to_owned();
     let open = |source: &str, options: &OpenOptions| Dataset::open(source, Layout::Flat, options).unwrap();
     for round in 0..3 {
         println!("round {round}");
@@ -43,7 +44,8 @@ fn main() {
         drop(dataset);
         if archive.ends_with("gz") {
             let _ = std::fs::remove_dir_all(cache.path());
-            let in_place = OpenOptions { cache_limit: Some(1), ..options.clone() };
+            let mut in_place = options.clone();
+            in_place.cache_limit = Some(1);
             timed("first opening, restart points", || format!("{} images", open(&archive, &in_place).len()));
             let dataset = open(&archive, &in_place);
             timed("reading through restart points", || read_all(&dataset));

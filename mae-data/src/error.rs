@@ -322,6 +322,17 @@ pub enum Error {
         num_classes: usize,
     },
 
+    /// A name comes twice in an archive that is read while it is being unpacked.
+    #[error(
+        "archive {archive}: the name {name} comes a second time, and the first image of that name was used already\n  help: leave out dataset.first_epoch, and the last one counts, as when unpacking; or pack the images again"
+    )]
+    RepeatedName {
+        /// The archive.
+        archive: PathBuf,
+        /// The name.
+        name: String,
+    },
+
     /// A worker thread of the loader failed in a way that is a defect of this program.
     #[error(
         "internal error of the data loader at {name}: {reason}\n  help: please report this with the image"

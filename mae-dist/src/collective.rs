@@ -22,6 +22,7 @@ use crate::env::Worker;
 use crate::error::{DistError, Failure};
 use bucket::Buckets;
 use diagnosis::Members;
+pub(crate) use diagnosis::report_end;
 
 /// How long things may take, and how much is sent at once.
 #[derive(Debug, Clone)]

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 use crate::c10d::{Store, StoreRole, TcpStoreOptions};
+use crate::collective::report_end;
 use crate::error::{DistError, Failure, Origin};
 use workers::Workers;
 
@@ -207,7 +208,12 @@ impl LocalLauncher {
                 // All streams are closed; the processes may still run.
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
             }
-            let failure = workers.reap();
+            let failure = workers.reap(|rank| {
+                if let Some(store) = &meeting.store {
+                    // Without it, the others wait for this one's report as they would for a silent one's.
+                    let _ = report_end(store, attempt, rank);
+                }
+            });
             if deadline.is_none() {
                 if failure.is_some() {
                     failed = failure;

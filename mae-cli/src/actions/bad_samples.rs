@@ -40,7 +40,7 @@ impl BadSamples {
     ///
     /// # Errors
     /// When there are more than `dataset.max_bad_fraction` over all ranks; the same on each.
-    pub(super) fn gather(&mut self, loaders: &[&Loader], collective: &dyn Collective) -> Result<()> {
+    pub(super) fn gather(&mut self, loaders: &[Loader], collective: &dyn Collective) -> Result<()> {
         for loader in loaders {
             let found = gather(&loader.bad_samples(), collective)?;
             let excess = loader.check_bad_samples(&found);
@@ -52,7 +52,7 @@ impl BadSamples {
     }
 
     /// Takes in what the loaders of this rank have found, when the others cannot be asked.
-    pub(super) fn keep(&mut self, loaders: &[&Loader]) -> Result<()> {
+    pub(super) fn keep(&mut self, loaders: &[Loader]) -> Result<()> {
         loaders.iter().for_each(|loader| self.add(loader.bad_samples()));
         self.write()
     }
@@ -63,9 +63,9 @@ impl BadSamples {
     /// That of `result`, and as [`gather`](Self::gather).
     pub(super) fn close(mut self, loader: &Loader, result: Result<()>, run: &Run) -> Result<()> {
         if result.is_err() || run.is_interrupted() {
-            self.keep(&[loader])?;
+            self.keep(std::slice::from_ref(loader))?;
         } else {
-            self.gather(&[loader], run.collective())?;
+            self.gather(std::slice::from_ref(loader), run.collective())?;
         }
         self.announce(&run.progress);
         result

@@ -107,6 +107,12 @@ impl Checkpoints {
         }
     }
 
+    /// Stores another fact in every file from now on, in place of an earlier one of that name.
+    pub(super) fn set_fact(&mut self, name: &'static str, value: Value) {
+        self.extra.retain(|(other, _)| *other != name);
+        self.extra.push((name, value));
+    }
+
     /// Remembers a validation of the state as it is, for `ARCH_best.pth`.
     pub(super) fn validated(&mut self, step: u64, metrics: &Metrics) {
         self.validated = Some((step, *metrics));

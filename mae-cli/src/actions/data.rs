@@ -1,12 +1,9 @@
 //! From the spec's data sources to batches on the device.
 
-use std::cell::Cell;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use mae_core::engine::{self, Collective, Data};
+use mae_core::engine::{self, Collective};
 use mae_data::{
     Augmentation, CropRule, Dataset, Images, Interpolation, Layout, Loader, LoaderOptions, Mixup, MixupMode,
     OpenOptions, Pipeline,
@@ -18,8 +15,6 @@ use crate::report::progress::{Progress, Task};
 use crate::spec::schema::{self, Compat, Stage};
 use crate::spec::{Action, Plan};
 
-type Batches<'a> = Box<dyn Iterator<Item = Result<engine::Batch>> + 'a>;
-
 /// Opens the data source that `key` of the spec names, with progress while an archive is unpacked for the first time.
 pub(super) fn open(
     plan: &Plan,
@@ -28,12 +23,18 @@ pub(super) fn open(
     layout: Layout,
     progress: &Progress,
 ) -> Result<Arc<Dataset>> {
-    let mut options = OpenOptions::default();
-    if let Some(folder) = &plan.dataset.cache_dir {
-        options.cache_dir = PathBuf::from(folder);
-    }
-    options.cache_limit = plan.dataset.cache_limit_gb.map(|limit| (limit * 1e9) as u64);
-    options.cache_eviction = plan.dataset.cache_eviction;
+    open_with(plan, key, source, progress, |source, options| Dataset::open(source, layout, options))
+}
+
+/// The same, opened by `open`.
+pub(super) fn open_with(
+    plan: &Plan,
+    key: &str,
+    source: &str,
+    progress: &Progress,
+    open: impl FnOnce(&str, &OpenOptions) -> std::result::Result<Dataset, mae_data::Error>,
+) -> Result<Arc<Dataset>> {
+    let mut options = open_options(plan);
     let task: Arc<Mutex<Option<Task>>> = Arc::default();
     let (shown, reporter) = (Arc::clone(&task), progress.clone());
     options.progress = Some(Arc::new(move |at: mae_data::OpenProgress| {
@@ -41,7 +42,7 @@ pub(super) fn open(
         let title = || format!("Unpacking {} once", at.archive);
         task.get_or_insert_with(|| reporter.bytes(&title(), at.bytes_total)).at(at.bytes_done);
     }));
-    let dataset = Dataset::open(source, layout, &options).map_err(|error| Error::from(error).at(key))?;
+    let dataset = open(source, &options).map_err(|error| Error::from(error).at(key))?;
     if let Ok(mut task) = task.lock()
         && let Some(task) = task.take()
     {
@@ -51,6 +52,17 @@ pub(super) fn open(
         progress.say(&format!("note: {source}: {note}"));
     }
     Ok(Arc::new(dataset))
+}
+
+/// Where the spec wants copies of archives to be kept.
+pub(super) fn open_options(plan: &Plan) -> OpenOptions {
+    let mut options = OpenOptions::default();
+    if let Some(folder) = &plan.dataset.cache_dir {
+        options.cache_dir = PathBuf::from(folder);
+    }
+    options.cache_limit = plan.dataset.cache_limit_gb.map(|limit| (limit * 1e9) as u64);
+    options.cache_eviction = plan.dataset.cache_eviction;
+    options
 }
 
 /// The spec's augmentation.
@@ -115,6 +127,20 @@ pub(super) fn shuffled(
         Stage::Finetune => (Pipeline::finetune(&augmentation)?, mixup(plan)),
     };
     let options = LoaderOptions { shuffle: true, drop_last: true, mixup, ..options(plan, device, ranks) };
+    Ok(Loader::new(dataset, pipeline, options)?)
+}
+
+/// Augmented batches for a pretraining, shuffled through a buffer.
+pub(super) fn streamed(
+    plan: &Plan,
+    dataset: Arc<Dataset>,
+    device: Device,
+    ranks: &dyn Collective,
+) -> Result<Loader> {
+    let pipeline = Pipeline::pretrain(&augmentation(plan))?;
+    let shuffle_buffer = Some(plan.dataset.shuffle_buffer);
+    let options =
+        LoaderOptions { shuffle: true, shuffle_buffer, drop_last: true, ..options(plan, device, ranks) };
     Ok(Loader::new(dataset, pipeline, options)?)
 }
 
@@ -250,39 +276,6 @@ impl Placement {
             Tensor::f_from_slice(&values)?.f_reshape([1, 3, 1, 1])?.f_to_device(self.device)
         };
         values.f_div(&each([255.0; 3])?)?.f_sub(&each(self.mean)?)?.f_div(&each(self.std)?)
-    }
-}
-
-/// The data of a training.
-pub(super) struct TrainingData {
-    pub(super) train: Loader,
-    pub(super) validation: Option<Loader>,
-    pub(super) placement: Placement,
-    /// Time that the training waited for the loader since this was last read.
-    pub(super) waited: Rc<Cell<Duration>>,
-}
-
-impl Data<Error> for TrainingData {
-    fn batches_per_epoch(&self) -> u64 {
-        self.train.batches_per_epoch() as u64
-    }
-
-    fn train(&mut self, epoch: u64, start: u64) -> Result<Batches<'_>> {
-        let mut batches = self.train.epoch(epoch, start as usize);
-        let placement = self.placement;
-        Ok(Box::new(std::iter::from_fn(move || {
-            let asked = Instant::now();
-            let batch = batches.next();
-            self.waited.set(self.waited.get() + asked.elapsed());
-            Some(batch?.map_err(Error::from).and_then(|batch| placement.place(batch, &self.train)))
-        })))
-    }
-
-    fn validation(&mut self) -> Result<Option<Batches<'_>>> {
-        let Some(loader) = &self.validation else { return Ok(None) };
-        let placement = self.placement;
-        let batches = loader.epoch(0, 0);
-        Ok(Some(Box::new(batches.map(move |batch| placement.place_counted(batch?, loader)))))
     }
 }
 

@@ -27,6 +27,7 @@ mod signals;
 mod skipped;
 mod sweep;
 mod train;
+mod training_data;
 
 use std::path::Path;
 

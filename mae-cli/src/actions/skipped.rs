@@ -3,11 +3,10 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use mae_core::engine::{SkipReason, Skipped};
-use mae_data::Dataset;
 
+use super::training_data::CurrentLoader;
 use crate::error::Result;
 use crate::report;
 
@@ -17,12 +16,13 @@ const NAMED: usize = 4;
 /// The list `skipped_steps.csv` (step, reason, path), which begins with the first such step.
 pub(super) struct SkippedSteps {
     path: PathBuf,
-    dataset: Arc<Dataset>,
+    /// Knows the images.
+    loader: CurrentLoader,
 }
 
 impl SkippedSteps {
-    pub(super) fn new(folder: &std::path::Path, dataset: Arc<Dataset>) -> Self {
-        SkippedSteps { path: folder.join("skipped_steps.csv"), dataset }
+    pub(super) fn new(folder: &std::path::Path, loader: CurrentLoader) -> Self {
+        SkippedSteps { path: folder.join("skipped_steps.csv"), loader }
     }
 
     /// Adds the images of a step (from 0) to the list; returns the sentence for the user.
@@ -36,8 +36,9 @@ impl SkippedSteps {
             SkipReason::Loss => "loss",
             SkipReason::Gradients => "gradients",
         };
+        let loader = self.loader.borrow();
         let names: Vec<String> =
-            skipped.samples.iter().map(|&sample| self.dataset.display_path(sample as usize)).collect();
+            skipped.samples.iter().map(|&sample| loader.dataset().display_path(sample as usize)).collect();
         self.append(step, reason, &names)
             .map_err(|source| report::Error::Write { path: self.path.clone(), source })?;
         let verb = if reason == "loss" { "was" } else { "were" };

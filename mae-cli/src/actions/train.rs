@@ -3,14 +3,13 @@
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mae_core::arch::Family;
 use mae_core::checkpoint::Value;
 use mae_core::checkpoint::lightning::CheckpointContents;
 use mae_core::engine::{
-    Batch, Collective, Control, Data, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics,
+    Batch, Collective, Control, Data as _, EpochReport, FitConfig, FitEnd, Hooks, IntervalUnit, Metrics,
     SaveReason, SkipReason, Skipped, StepReport, Trainer, TrainerConfig, fit,
 };
 use mae_core::model::{Model, Network};
@@ -18,14 +17,14 @@ use mae_core::ops::Precision;
 use mae_core::optim::{
     AdamW, AdamWConfig, GroupRule, LrSchedule, Optimizer, Sgd, estimated_steps, param_groups,
 };
+use mae_data::Loader;
 use mae_data::loader::Work;
-use mae_data::{Layout, Loader};
 
 use super::bad_samples::BadSamples;
 use super::checkpoints::{Checkpoints, ResumePoint, resume_point};
-use super::data::TrainingData;
 use super::skipped::SkippedSteps;
-use super::{End, Run, agreement, checkpoints, classes, data, model, picture};
+use super::training_data::{CurrentLoader, TrainingData};
+use super::{End, Run, agreement, checkpoints, model, picture};
 use crate::error::{Error, Result};
 use crate::report::progress::{Step, Training};
 use crate::report::status::EpochStatus;
@@ -35,6 +34,8 @@ use crate::spec::schema::{self, Compat, DistributedStrategy, LrScheduler, OptimT
 
 /// Upstream's trainings log as version 1.
 const LOG_VERSION: u32 = 1;
+/// Names the training data in a checkpoint.
+const DATA_DIGEST: &str = "data_digest";
 
 pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     if run.is_first() {
@@ -51,12 +52,15 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         Some(_) => {}
     }
     freeze(plan, &mut model, run)?;
-    let mut data = open_data(plan, run)?;
+    let start_epoch = resume.as_ref().map_or(0, |ResumePoint { contents, .. }| {
+        contents.epoch as u64 + u64::from(contents.loops.epoch_done)
+    });
+    let mut data = TrainingData::open(plan, run, start_epoch, resume.is_some())?;
     if run.is_interrupted() {
         return Ok(End::Interrupted);
     }
 
-    let batches = data.batches_per_epoch();
+    let batches = data.known_batches();
     let collective = run.collective_handle();
     let extra = stored_facts(plan, &data, collective.world_size());
     let trainer_config = trainer_config(plan);
@@ -76,9 +80,8 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
             .map_err(|error| Error::Core(error).at(format!("resuming from {}", path.display())))?;
         run.status.resuming(path)?;
         run.progress.say(&format!("Resuming from {}", path.display()));
-        if contents.extra.as_ref().and_then(|e| e.get("data_digest")).and_then(Value::as_str)
-            != Some(data.train.dataset().digest())
-        {
+        let digest = contents.extra.as_ref().and_then(|extra| extra.get(DATA_DIGEST)).and_then(Value::as_str);
+        if digest.is_some_and(|digest| digest != data.loader().dataset().digest()) {
             run.progress
                 .say("note: the training data is not that of the checkpoint; the order of samples differs");
         }
@@ -116,7 +119,7 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     if run.is_first() {
         // What was logged after the state that the run starts from will be logged again.
         run.status.rewind(start.epoch, start.step)?;
-        let validation_is_due = start.batch == batches;
+        let validation_is_due = batches == Some(start.batch);
         tensorboard::rewind(
             plan.results_dir(),
             LOG_VERSION,
@@ -125,31 +128,31 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     }
     let preview = preview(plan, &mut data)?;
     let bad = BadSamples::open(plan, collective.rank(), resume.is_some())?;
-    let done = (start.epoch * batches + start.batch) as usize;
+    let done = (start.epoch * batches.unwrap_or(0) + start.batch) as usize;
     let mut hooks = TrainHooks {
-        training: run.progress.training(plan.train.num_epochs, batches as usize, done),
+        training: run.progress.training(plan.train.num_epochs, batches.map(|batches| batches as usize), done),
         events: if run.is_first() {
             Some(EventWriter::create(plan.results_dir(), LOG_VERSION)?)
         } else {
             None
         },
         checkpoints: Checkpoints::new(plan, extra, resume.as_ref().map(|resume| &resume.contents)),
-        skipped: SkippedSteps::new(plan.results_dir(), Arc::clone(data.train.dataset())),
+        skipped: SkippedSteps::new(plan.results_dir(), Rc::clone(data.current())),
         run,
         preview,
-        waited: Rc::clone(&data.waited),
+        waited: Rc::clone(data.waited()),
         bad,
         work_before: Work::default(),
-        loaders: std::iter::once(&data.train).chain(&data.validation).cloned().collect(),
+        current: Rc::clone(data.current()),
+        validation: data.validation_loader().cloned(),
         world_size: collective.world_size(),
         timeouts: (plan.train.init_timeout, plan.train.comm_timeout),
         settled: false,
         num_epochs: plan.train.num_epochs,
-        batches: batches as usize,
     };
     hooks.run.status.loop_started()?;
-    let result =
-        fit(&mut trainer, &mut data, &mut hooks, &config).map_err(|error| in_step(error, &trainer, batches));
+    let result = fit(&mut trainer, &mut data, &mut hooks, &config)
+        .map_err(|error| in_step(error, &trainer, batches.unwrap_or(0)));
     if let Err(Error::Core(mae_core::Error::NotFinite { what, step, samples, .. })) = &result {
         let reason = if *what == "loss" { SkipReason::Loss } else { SkipReason::Gradients };
         hooks.left_out(*step, &Skipped { reason, samples: samples.clone() })?;
@@ -159,8 +162,9 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
         hooks.save_after_an_error(&trainer);
     }
     let saved = hooks.checkpoints.wait();
-    let TrainHooks { mut bad, loaders, run, .. } = hooks;
-    bad.keep(&loaders.iter().collect::<Vec<_>>())?;
+    let loaders = hooks.loaders();
+    let TrainHooks { mut bad, run, .. } = hooks;
+    bad.keep(&loaders)?;
     bad.announce(&run.progress);
     let end = result?;
     saved?;
@@ -178,33 +182,8 @@ pub(super) fn train(plan: &Plan, run: &mut Run) -> Result<End> {
     }
 }
 
-fn open_data(plan: &Plan, run: &Run) -> Result<TrainingData> {
-    let finetune = plan.train.stage == Stage::Finetune;
-    let layout = if finetune { Layout::ImageFolder } else { Layout::Flat };
-    let open = |key: &str, source: &str| data::open(plan, key, source, layout, &run.progress);
-    let train = open("dataset.train_data_sources", &plan.dataset.train_data_sources)?;
-    let validation = match plan.dataset.val_data_sources.as_str() {
-        "" => None,
-        source => Some(open("dataset.val_data_sources", source)?),
-    };
-    if finetune {
-        classes::fit_the_model(plan, "dataset.train_data_sources", &train, &run.progress)?;
-        if let Some(validation) = &validation {
-            classes::agree(train.classes(), "dataset.val_data_sources", validation)?;
-        }
-    }
-    Ok(TrainingData {
-        train: data::shuffled(plan, train, run.device, run.collective())?,
-        validation: validation
-            .map(|dataset| data::in_order(plan, dataset, run.device, run.collective()))
-            .transpose()?,
-        placement: data::Placement::new(plan, run.device),
-        waited: Rc::new(Cell::new(Duration::ZERO)),
-    })
-}
-
 /// The first validation images of a pretraining, whose reconstruction is shown after each epoch.
-fn preview(plan: &Plan, data: &mut TrainingData) -> Result<Option<Batch>> {
+fn preview(plan: &Plan, data: &mut TrainingData<'_>) -> Result<Option<Batch>> {
     if plan.train.stage != Stage::Pretrain {
         return Ok(None);
     }
@@ -241,16 +220,19 @@ fn freeze(plan: &Plan, model: &mut Model, run: &mut Run) -> Result<()> {
 }
 
 /// What later actions want to know, stored in each checkpoint.
-fn stored_facts(plan: &Plan, data: &TrainingData, world_size: usize) -> Vec<(&'static str, Value)> {
-    let dataset = data.train.dataset();
+fn stored_facts(plan: &Plan, data: &TrainingData<'_>, world_size: usize) -> Vec<(&'static str, Value)> {
+    let loader = data.loader();
+    let dataset = loader.dataset();
     let augmentation = &plan.dataset.augmentation;
     let mut facts = vec![
         ("mean", Value::List(augmentation.mean.iter().copied().map(Value::Float).collect())),
         ("std", Value::List(augmentation.std.iter().copied().map(Value::Float).collect())),
-        ("data_digest", Value::str(dataset.digest())),
         ("images_per_batch", Value::Int(images_per_batch(plan, world_size))),
         ("mae_version", Value::str(env!("CARGO_PKG_VERSION"))),
     ];
+    if !dataset.is_growing() {
+        facts.push((DATA_DIGEST, Value::str(dataset.digest())));
+    }
     if plan.train.stage == Stage::Finetune {
         facts.push(("num_classes", Value::Int(plan.model.num_classes as i64)));
         facts.push(("classes", Value::List(dataset.classes().iter().map(Value::str).collect())));
@@ -304,7 +286,7 @@ fn optimizer(plan: &Plan, model: &Model) -> Optimizer {
     }
 }
 
-fn schedule(plan: &Plan, batches: u64) -> LrSchedule {
+fn schedule(plan: &Plan, batches: Option<u64>) -> LrSchedule {
     let optim = &plan.train.optim;
     match optim.lr_scheduler {
         LrScheduler::MultiStep => LrSchedule::MultiStep {
@@ -314,7 +296,9 @@ fn schedule(plan: &Plan, batches: u64) -> LrSchedule {
         },
         LrScheduler::Cosine => {
             let epochs = plan.train.num_epochs as u64;
-            let total_steps = estimated_steps(batches, plan.train.accum_grad_batches as u64, epochs);
+            // The spec is refused with a first epoch whose length is not known.
+            let total_steps =
+                estimated_steps(batches.unwrap_or(0), plan.train.accum_grad_batches as u64, epochs);
             let warmup_steps = (total_steps / epochs) as f64 * optim.warmup_epochs;
             LrSchedule::Cosine { lr: optim.lr, warmup_steps, total_steps }
         }
@@ -329,15 +313,15 @@ fn is_sharded(plan: &Plan) -> bool {
 /// Every rank must see the same images in the same order, and start from the same place.
 fn agree(
     plan: &Plan,
-    data: &TrainingData,
+    data: &TrainingData<'_>,
     resume: &Option<ResumePoint>,
     group: &dyn Collective,
 ) -> Result<()> {
     if group.world_size() == 1 {
         return Ok(());
     }
-    agreement::on_the_data("dataset.train_data_sources", data.train.dataset(), group)?;
-    if let Some(validation) = &data.validation {
+    agreement::on_the_data("dataset.train_data_sources", data.loader().dataset(), group)?;
+    if let Some(validation) = data.validation_loader() {
         agreement::on_the_data("dataset.val_data_sources", validation.dataset(), group)?;
     }
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -383,23 +367,33 @@ fn in_step(error: Error, trainer: &Trainer<'_>, batches: u64) -> Error {
     }
 }
 
-fn announce(plan: &Plan, data: &TrainingData, trainer: &Trainer<'_>, run: &Run) {
+fn announce(plan: &Plan, data: &TrainingData<'_>, trainer: &Trainer<'_>, run: &Run) {
     let parameters = trainer.model.params.numel() as f64 / 1e6;
     let size = plan.dataset.augmentation.input_size;
     let validation = data
-        .validation
-        .as_ref()
+        .validation_loader()
         .map_or_else(String::new, |loader| format!(", {} to validate", loader.dataset().len()));
+    let loader = data.loader();
+    let (images, an_epoch) = match data.known_batches() {
+        Some(batches) => (format!("{} images", loader.dataset().len()), format!("{batches} an epoch")),
+        None => {
+            run.progress.say(&format!(
+                "The first epoch takes the images of {} while they are unpacked, in the order in which they come, \
+                 through a shuffle buffer of {}",
+                loader.dataset().source(),
+                plan.dataset.shuffle_buffer
+            ));
+            (loader.dataset().source().to_owned(), "the archive tells how many an epoch".to_owned())
+        }
+    };
     run.progress.say(&format!(
-        "{} of {} ({parameters:.1} M parameters) at {size}x{size} on {} images{validation}; batches of {}, {} an epoch",
+        "{} of {} ({parameters:.1} M parameters) at {size}x{size} on {images}{validation}; batches of {}, {an_epoch}",
         match plan.train.stage {
             Stage::Pretrain => "Pretraining",
             Stage::Finetune => "Fine-tuning",
         },
         plan.model.arch,
-        data.train.dataset().len(),
         plan.batch_size(),
-        data.train.batches_per_epoch(),
     ));
     if plan.train.stage == Stage::Pretrain
         && plan.train.mask_ratio == 0.75
@@ -419,8 +413,9 @@ struct TrainHooks<'r> {
     preview: Option<Batch>,
     waited: Rc<Cell<Duration>>,
     bad: BadSamples,
-    /// Training first.
-    loaders: Vec<Loader>,
+    /// The training loader.
+    current: CurrentLoader,
+    validation: Option<Loader>,
     /// What the training loader had done when the epoch began.
     work_before: Work,
     world_size: usize,
@@ -429,7 +424,6 @@ struct TrainHooks<'r> {
     /// Whether the first step is done.
     settled: bool,
     num_epochs: usize,
-    batches: usize,
 }
 
 impl TrainHooks<'_> {
@@ -450,7 +444,12 @@ impl TrainHooks<'_> {
 
     /// What the training loader has done so far.
     fn work(&self) -> Work {
-        self.loaders.first().map(|loader| loader.meter().read()).unwrap_or_default()
+        self.current.borrow().meter().read()
+    }
+
+    /// Training first.
+    fn loaders(&self) -> Vec<Loader> {
+        std::iter::once(self.current.borrow().clone()).chain(self.validation.clone()).collect()
     }
 
     fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<()> {
@@ -474,7 +473,11 @@ impl TrainHooks<'_> {
 }
 
 impl Hooks<Error> for TrainHooks<'_> {
-    fn epoch_started(&mut self, _epoch: u64, _start: u64) -> Result<()> {
+    fn epoch_started(&mut self, _epoch: u64, _start: u64, batches: Option<u64>) -> Result<()> {
+        if let Some(batches) = batches {
+            self.training.set_batches_per_epoch(batches as usize);
+            self.checkpoints.set_fact(DATA_DIGEST, Value::str(self.current.borrow().dataset().digest()));
+        }
         self.waited.set(Duration::ZERO);
         self.work_before = self.work();
         Ok(())
@@ -524,7 +527,7 @@ impl Hooks<Error> for TrainHooks<'_> {
     }
 
     fn epoch_done(&mut self, report: &EpochReport) -> Result<()> {
-        self.bad.gather(&self.loaders.iter().collect::<Vec<_>>(), self.run.collective())?;
+        self.bad.gather(&self.loaders(), self.run.collective())?;
         let rates = self.training.rates();
         let mut summary = format!("train_loss {:.4}", report.train_loss);
         if let Some(metrics) = &report.validation {
@@ -541,7 +544,7 @@ impl Hooks<Error> for TrainHooks<'_> {
             epoch: report.epoch as usize,
             num_epochs: self.num_epochs,
             step: report.step as usize,
-            batches_per_epoch: self.batches,
+            batches_per_epoch: report.batches as usize,
             time_per_epoch: rates.elapsed,
             time_per_step: rates.per_batch,
             images_per_second: Some(rates.images_per_second),

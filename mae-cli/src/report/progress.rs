@@ -81,8 +81,14 @@ impl Progress {
         self.task(title, total, "img")
     }
 
-    /// The epochs of a training. `done_batches` of `num_epochs * batches_per_epoch` are done already when it resumes.
-    pub fn training(&self, num_epochs: usize, batches_per_epoch: usize, done_batches: usize) -> Training {
+    /// The epochs of a training. `done_batches` of `num_epochs * batches_per_epoch` are done already when it resumes. How
+    /// many batches an epoch has may only be known after the first.
+    pub fn training(
+        &self,
+        num_epochs: usize,
+        batches_per_epoch: Option<usize>,
+        done_batches: usize,
+    ) -> Training {
         Training {
             progress: self.clone(),
             num_epochs,
@@ -255,7 +261,7 @@ const STALLS: f64 = 0.05;
 pub struct Training {
     progress: Progress,
     num_epochs: usize,
-    batches_per_epoch: usize,
+    batches_per_epoch: Option<usize>,
     done: usize,
     first: usize,
     bar: Option<ProgressBar>,
@@ -268,11 +274,18 @@ pub struct Training {
 }
 
 impl Training {
+    /// How many batches an epoch has.
+    pub fn set_batches_per_epoch(&mut self, batches: usize) {
+        self.batches_per_epoch = Some(batches);
+    }
+
     /// A batch is done.
     pub fn step(&mut self, step: &Step) {
         if self.images == 0 && self.bar.is_none() {
-            self.bar =
-                self.progress.bar(self.batches_per_epoch as u64, "{prefix} [{bar:30}] {pos}/{len}  {msg}");
+            self.bar = match self.batches_per_epoch {
+                Some(batches) => self.progress.bar(batches as u64, "{prefix} [{bar:30}] {pos}/{len}  {msg}"),
+                None => self.progress.bar(0, "{prefix} [{spinner}] batch {pos}  {msg}"),
+            };
         }
         self.done += 1;
         self.images += step.images;
@@ -285,13 +298,9 @@ impl Training {
                 bar.set_message(self.text(step));
             }
             None if self.line.due() => {
-                let line = format!(
-                    "{} batch {}/{}  {}",
-                    self.epoch_name(),
-                    self.batch_in_epoch(),
-                    self.batches_per_epoch,
-                    self.text(step)
-                );
+                let of = self.batches_per_epoch.map_or_else(String::new, |batches| format!("/{batches}"));
+                let line =
+                    format!("{} batch {}{of}  {}", self.epoch_name(), self.batch_in_epoch(), self.text(step));
                 self.progress.say(&line);
             }
             None => {}
@@ -319,8 +328,9 @@ impl Training {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let epoch = self.done.div_ceil(self.batches_per_epoch.max(1));
-        let left = (self.num_epochs * self.batches_per_epoch).saturating_sub(self.done);
+        let batches = self.batches_per_epoch.unwrap_or(self.done);
+        let epoch = self.done.div_ceil(batches.max(1));
+        let left = (self.num_epochs * batches).saturating_sub(self.done);
         self.progress.say(&format!(
             "epoch {epoch}/{}  {summary}  {:.0} img/s  {}  {}  ETA {}",
             self.num_epochs,
@@ -344,13 +354,13 @@ impl Training {
     fn epoch_name(&self) -> String {
         format!(
             "epoch {}/{}",
-            self.done.saturating_sub(1) / self.batches_per_epoch.max(1) + 1,
+            self.done.saturating_sub(1) / self.batches_per_epoch.unwrap_or(self.done).max(1) + 1,
             self.num_epochs
         )
     }
 
     fn batch_in_epoch(&self) -> usize {
-        self.done.saturating_sub(1) % self.batches_per_epoch.max(1) + 1
+        self.done.saturating_sub(1) % self.batches_per_epoch.unwrap_or(self.done).max(1) + 1
     }
 
     fn seconds_per_batch(&self) -> f64 {
@@ -359,14 +369,17 @@ impl Training {
 
     fn text(&self, step: &Step) -> String {
         let rates = self.rates();
-        let left = (self.num_epochs * self.batches_per_epoch).saturating_sub(self.done);
+        // Without an end there is no time to it.
+        let left = self
+            .batches_per_epoch
+            .map_or(f64::INFINITY, |batches| (self.num_epochs * batches).saturating_sub(self.done) as f64);
         format!(
             "loss {:.4}  lr {:.2e}  {:.0} img/s  {}  ETA {}",
             step.loss,
             step.lr,
             rates.images_per_second,
             rates.stall_text(),
-            clock(self.seconds_per_batch() * left as f64),
+            clock(self.seconds_per_batch() * left),
         )
     }
 }

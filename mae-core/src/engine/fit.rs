@@ -7,8 +7,11 @@ use crate::error::Error;
 
 /// Where the batches of a training come from. `E` is the caller's error.
 pub trait Data<E> {
-    /// Batches of an epoch, on this rank.
-    fn batches_per_epoch(&self) -> u64;
+    /// Batches of an epoch that is about to begin, on this rank; `None` when only its last batch will tell.
+    ///
+    /// # Errors
+    /// When the data cannot be opened.
+    fn batches_per_epoch(&mut self, epoch: u64) -> Result<Option<u64>, E>;
 
     /// The training batches of an epoch from batch `start` on, in their fixed order.
     ///
@@ -28,11 +31,11 @@ pub type Batches<'a, E> = Box<dyn Iterator<Item = Result<Batch, E>> + 'a>;
 
 /// What the loop tells the outside. Every method may stop the training with an error.
 pub trait Hooks<E> {
-    /// An epoch begins, or goes on after a resume at batch `start`.
+    /// An epoch begins, or goes on after a resume at batch `start`; it has so many batches, if that is known.
     ///
     /// # Errors
     /// The caller's.
-    fn epoch_started(&mut self, epoch: u64, start: u64) -> Result<(), E>;
+    fn epoch_started(&mut self, epoch: u64, start: u64, batches: Option<u64>) -> Result<(), E>;
 
     /// A batch is done.
     ///
@@ -115,8 +118,8 @@ pub struct StepReport {
     pub epoch: u64,
     /// Batches of the epoch that are done, this one included.
     pub batch: u64,
-    /// Batches of the epoch.
-    pub batches: u64,
+    /// Batches of the epoch, if that is known.
+    pub batches: Option<u64>,
     /// Optimizer steps that are done in all.
     pub step: u64,
     /// Images of the batch, on this rank.
@@ -130,7 +133,9 @@ pub struct StepReport {
 pub struct EpochReport {
     /// Epoch, from 0.
     pub epoch: u64,
-    /// Mean loss of its batches.
+    /// Its batches.
+    pub batches: u64,
+    /// Mean loss of them.
     pub train_loss: f64,
     /// Rate of its last step.
     pub lr: f64,
@@ -174,8 +179,9 @@ pub fn fit<E: From<Error>>(
         if let Some(metrics) = &validation {
             hooks.validated(trainer, metrics)?;
         }
-        let (train_loss, step) = (trainer.epoch_loss(), trainer.cursor().step);
-        hooks.epoch_done(&EpochReport { epoch, train_loss, lr, validation, step })?;
+        let (train_loss, batches, step) =
+            (trainer.epoch_loss(), trainer.cursor().batch, trainer.cursor().step);
+        hooks.epoch_done(&EpochReport { epoch, batches, train_loss, lr, validation, step })?;
         let last = epoch + 1 == config.epochs;
         let interval = config.checkpoint_unit == IntervalUnit::Epoch
             && (epoch + 1).is_multiple_of(config.checkpoint_interval.max(1));
@@ -195,14 +201,18 @@ fn train_epoch<E: From<Error>>(
     config: &FitConfig,
 ) -> Result<Option<f64>, E> {
     let (epoch, start) = (trainer.cursor().epoch, trainer.cursor().batch);
-    let batches = data.batches_per_epoch();
-    hooks.epoch_started(epoch, start)?;
+    let batches = data.batches_per_epoch(epoch)?;
+    hooks.epoch_started(epoch, start, batches)?;
     // Of the epoch's last step, should none of its batches be left.
     let mut lr = trainer.last_lr();
     let mut interrupted = false;
-    for batch in data.train(epoch, start)? {
+    let mut left = data.train(epoch, start)?.peekable();
+    while let Some(batch) = left.next() {
         let batch = batch?;
-        let last = trainer.cursor().batch + 1 == batches;
+        let last = match batches {
+            Some(batches) => trainer.cursor().batch + 1 == batches,
+            None => left.peek().is_none(),
+        };
         let outcome = trainer.train_batch(&batch, last)?;
         lr = outcome.lr;
         let cursor = trainer.cursor();

@@ -6,6 +6,7 @@
 
 mod meter;
 mod plan;
+mod stream;
 mod work;
 
 pub use meter::{Meter, Stage, Work};
@@ -28,8 +29,11 @@ pub struct LoaderOptions {
     pub batch_size: usize,
     /// Order and augmentation follow from it.
     pub seed: u64,
-    /// Another order each epoch instead of that of the names.
+    /// Another order each epoch instead of that of the data set.
     pub shuffle: bool,
+    /// Shuffle by drawing from the next so many images of the data set, instead of from all: what a data set that is
+    /// still [growing](Dataset::open_growing) needs. One rank only.
+    pub shuffle_buffer: Option<usize>,
     /// Leave out the last batch when it is not full on every rank.
     pub drop_last: bool,
     /// Worker threads; 0 for as many as there are cores, at most 16.
@@ -54,6 +58,7 @@ impl Default for LoaderOptions {
             batch_size: 1,
             seed: 0,
             shuffle: false,
+            shuffle_buffer: None,
             drop_last: false,
             threads: 0,
             rank: 0,
@@ -176,6 +181,20 @@ impl Loader {
                 "a share from 0 to 1",
             ));
         }
+        check(
+            options.shuffle_buffer.is_none() || options.world_size == 1,
+            "world size",
+            options.world_size,
+            "1 with a shuffle buffer",
+        )?;
+        check(options.shuffle_buffer != Some(0), "dataset.shuffle_buffer", 0, "at least 1")?;
+        let growing = dataset.is_growing();
+        check(
+            !growing || options.shuffle_buffer.is_some(),
+            "dataset.shuffle_buffer",
+            0,
+            "set for such a data set",
+        )?;
         let path = || dataset.source().to_owned();
         if let Some(mixup) = &options.mixup {
             mixup.validate()?;
@@ -200,7 +219,7 @@ impl Loader {
             spare: Mutex::default(),
         };
         let loader = Self { inner: Arc::new(inner) };
-        if loader.batches_per_epoch() == 0 {
+        if !growing && loader.batches_per_epoch() == 0 {
             let Inner { dataset, options, .. } = &*loader.inner;
             return Err(Error::TooFewSamples {
                 path: dataset.source().to_owned(),
@@ -233,14 +252,16 @@ impl Loader {
         work::threads(&self.inner.options)
     }
 
-    /// Batches of each rank in an epoch, the same for all ranks.
+    /// Batches of each rank in an epoch, the same for all ranks; of a data set that is still growing, those that are
+    /// known by now.
     pub fn batches_per_epoch(&self) -> usize {
         plan::steps(self.inner.dataset.len(), &self.inner.options)
     }
 
-    /// The batches of an epoch from `start_batch` on, which costs the same wherever it is.
+    /// The batches of an epoch from `start_batch` on, which costs the same wherever it is (but a data set that is still
+    /// growing has to be known as far).
     pub fn epoch(&self, epoch: u64, start_batch: usize) -> EpochIter {
-        let plan = Plan::new(self.inner.dataset.len(), epoch, &self.inner.options);
+        let plan = Plan::new(&self.inner.dataset, epoch, &self.inner.options);
         EpochIter::start(Arc::clone(&self.inner), plan, epoch, start_batch)
     }
 
@@ -264,7 +285,7 @@ impl Loader {
     /// When more images cannot be read than `max_bad_fraction` allows.
     pub fn check_bad_samples(&self, bad: &[BadSample]) -> Result<(), Error> {
         match bad.iter().rfind(|sample| sample.replaced) {
-            Some(last) => self.inner.check_bad(bad.iter(), last),
+            Some(last) => self.inner.check_bad(bad.iter(), last, self.inner.dataset.len()),
             None => Ok(()),
         }
     }
@@ -290,28 +311,33 @@ impl Inner {
         self.bad.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of bad samples; an error when there are too many now.
-    fn note_bad(&self, found: Vec<BadSample>) -> Result<(), Error> {
+    /// Takes note of bad samples; an error when there are too many now, for `of` samples.
+    fn note_bad(&self, found: Vec<BadSample>, of: usize) -> Result<(), Error> {
         let last = found.iter().rfind(|sample| sample.replaced).cloned();
         let mut bad = self.bad();
         bad.extend(found.into_iter().map(|sample| (sample.index, sample)));
         match last {
-            Some(last) => self.check_bad(bad.values(), &last),
+            Some(last) => self.check_bad(bad.values(), &last, of),
             None => Ok(()),
         }
     }
 
-    fn check_bad<'a>(&self, bad: impl Iterator<Item = &'a BadSample>, last: &BadSample) -> Result<(), Error> {
+    fn check_bad<'a>(
+        &self,
+        bad: impl Iterator<Item = &'a BadSample>,
+        last: &BadSample,
+        of: usize,
+    ) -> Result<(), Error> {
         let count = bad.filter(|sample| sample.replaced).count();
-        let allowed = (self.options.max_bad_fraction * self.dataset.len() as f64).floor() as usize;
+        let allowed = (self.options.max_bad_fraction * of as f64).floor() as usize;
         // With nothing left to stand in, no limit can allow it.
-        if count <= allowed && count < self.dataset.len() {
+        if count <= allowed && count < of {
             return Ok(());
         }
         Err(Error::TooManyBadSamples {
             path: self.dataset.source().to_owned(),
             bad: count,
-            total: self.dataset.len(),
+            total: of,
             max_bad_fraction: self.options.max_bad_fraction,
             name: last.name.clone(),
             reason: last.reason.clone(),

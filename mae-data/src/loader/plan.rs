@@ -1,7 +1,65 @@
 //! Which samples are in which batch.
 
+use std::sync::Arc;
+
 use super::LoaderOptions;
+use super::stream::Stream;
+use crate::error::Error;
 use crate::rng::{KeyedRng, Purpose};
+use crate::source::Dataset;
+
+/// The batches of one epoch on one rank.
+pub(super) enum Plan {
+    /// In an order that is drawn at its start.
+    Drawn(Drawn),
+    /// In the order of the data set, through a shuffle buffer.
+    Stream(Stream),
+}
+
+/// Whether a batch can be put together.
+pub(super) enum Readiness {
+    /// It can.
+    Ready,
+    /// Not before more samples are known than these.
+    Beyond(usize),
+    /// There are so many batches, and this is none of them.
+    Over(usize),
+    /// It never will be.
+    Failed(Error),
+}
+
+impl Plan {
+    pub(super) fn new(dataset: &Arc<Dataset>, epoch: u64, options: &LoaderOptions) -> Self {
+        match options.shuffle_buffer {
+            Some(size) => Self::Stream(Stream::new(Arc::clone(dataset), epoch, size, options)),
+            None => Self::Drawn(Drawn::new(dataset.len(), epoch, options)),
+        }
+    }
+
+    /// Number of batches, unless it is not known yet.
+    pub(super) fn steps(&self) -> Option<usize> {
+        match self {
+            Self::Drawn(plan) => Some(plan.steps()),
+            Self::Stream(_) => None,
+        }
+    }
+
+    pub(super) fn readiness(&self, step: usize) -> Readiness {
+        match self {
+            Self::Drawn(plan) if step < plan.steps() => Readiness::Ready,
+            Self::Drawn(plan) => Readiness::Over(plan.steps()),
+            Self::Stream(stream) => stream.readiness(step),
+        }
+    }
+
+    /// A batch that is ready.
+    pub(super) fn batch(&self, step: usize) -> BatchPlan {
+        match self {
+            Self::Drawn(plan) => plan.batch(step),
+            Self::Stream(stream) => stream.batch(step),
+        }
+    }
+}
 
 /// Batches of each rank in an epoch over `len` samples.
 pub(super) fn steps(len: usize, options: &LoaderOptions) -> usize {
@@ -13,7 +71,7 @@ pub(super) fn steps(len: usize, options: &LoaderOptions) -> usize {
 ///
 /// The order is cut into global batches of `world_size * batch_size`, and rank `r` takes the `r`-th part of each. The
 /// last global batch may be smaller: its parts shrink to equal size, filled up with the first samples of the order.
-pub(super) struct Plan {
+pub(super) struct Drawn {
     len: usize,
     steps: usize,
     batch_size: usize,
@@ -31,10 +89,12 @@ pub(super) struct BatchPlan {
     pub(super) valid: usize,
     /// The batch among those of all ranks.
     pub(super) global_index: u64,
+    /// How many samples of the data set, from its front, may stand in for those that cannot be read.
+    pub(super) pool: usize,
 }
 
-impl Plan {
-    pub(super) fn new(len: usize, epoch: u64, options: &LoaderOptions) -> Self {
+impl Drawn {
+    fn new(len: usize, epoch: u64, options: &LoaderOptions) -> Self {
         let order = options.shuffle.then(|| {
             let mut order: Vec<u32> = (0..len as u32).collect();
             KeyedRng::new(options.seed, epoch, 0, Purpose::Shuffle).shuffle(&mut order);
@@ -50,11 +110,11 @@ impl Plan {
         }
     }
 
-    pub(super) fn steps(&self) -> usize {
+    fn steps(&self) -> usize {
         self.steps
     }
 
-    pub(super) fn batch(&self, step: usize) -> BatchPlan {
+    fn batch(&self, step: usize) -> BatchPlan {
         let start = step * self.batch_size * self.world_size;
         let left = self.len.saturating_sub(start);
         let size = self.batch_size.min(left.div_ceil(self.world_size));
@@ -63,6 +123,7 @@ impl Plan {
             samples: (first..first + size).map(|position| self.sample(position % self.len)).collect(),
             valid: self.len.saturating_sub(first).min(size),
             global_index: (step * self.world_size + self.rank) as u64,
+            pool: self.len,
         }
     }
 
@@ -93,9 +154,9 @@ mod tests {
         fn ranks_share_an_epoch_as_one_rank_sees_it(
             len in 1usize..200, batch in 1usize..9, world in 1usize..6, drop_last: bool,
         ) {
-            let whole = Plan::new(len, 3, &options(batch * world, 0, 1, drop_last));
-            let parts: Vec<Plan> =
-                (0..world).map(|rank| Plan::new(len, 3, &options(batch, rank, world, drop_last))).collect();
+            let whole = Drawn::new(len, 3, &options(batch * world, 0, 1, drop_last));
+            let parts: Vec<Drawn> =
+                (0..world).map(|rank| Drawn::new(len, 3, &options(batch, rank, world, drop_last))).collect();
             let mut seen = Vec::new();
             for step in 0..whole.steps() {
                 let whole = whole.batch(step);
@@ -127,7 +188,7 @@ mod tests {
             len in 1usize..40_000, batch in 1usize..5, world in 1usize..=4096, drop_last: bool, epoch: u64,
         ) {
             // The order is the same for all ranks; they differ in what they take of it.
-            let mut plan = Plan::new(len, epoch, &options(batch, 0, world, drop_last));
+            let mut plan = Drawn::new(len, epoch, &options(batch, 0, world, drop_last));
             let mut seen = vec![0u8; len];
             for step in 0..plan.steps() {
                 plan.rank = 0;
@@ -164,8 +225,8 @@ mod tests {
         ) {
             let batch = 4096 / before * 2;
             let global = batch * before;
-            let mut first = Plan::new(len, 1, &options(batch, 0, before, false));
-            let mut second = Plan::new(len, 1, &options(global / now, 0, now, false));
+            let mut first = Drawn::new(len, 1, &options(batch, 0, before, false));
+            let mut second = Drawn::new(len, 1, &options(global / now, 0, now, false));
             prop_assert_eq!(first.steps(), second.steps());
             let stop = (first.steps() as f64 * at) as usize;
             let mut seen = vec![0u8; len];
@@ -183,7 +244,7 @@ mod tests {
 
     #[test]
     fn epochs_differ_and_repeat() {
-        let order = |epoch| Plan::new(50, epoch, &options(50, 0, 1, false)).batch(0).samples;
+        let order = |epoch| Drawn::new(50, epoch, &options(50, 0, 1, false)).batch(0).samples;
         assert_eq!(order(1), order(1));
         assert_ne!(order(1), order(2));
     }

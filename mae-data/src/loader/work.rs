@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::plan::{BatchPlan, Plan};
+use super::plan::{BatchPlan, Plan, Readiness};
 use super::{BadSample, Batch, Images, Inner, LoaderOptions, Stage};
 use crate::decode;
 use crate::error::Error;
@@ -20,6 +20,8 @@ use crate::transform::Scratch;
 
 /// Draws of an image that may stand in for an unreadable one.
 const REPLACEMENTS: usize = 64;
+/// How often a worker that waits for a data set to grow looks whether the epoch was given up.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// More loader threads than this only take memory.
 const MAX_AUTO_THREADS: usize = 16;
 
@@ -30,7 +32,8 @@ pub struct EpochIter {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     next: usize,
-    end: usize,
+    /// Set once there is nothing more to hand out.
+    over: bool,
     stalled: Duration,
     failed: Option<Error>,
 }
@@ -51,7 +54,8 @@ struct State {
     current: Option<Arc<Building>>,
     claimed: usize,
     next: usize,
-    end: usize,
+    /// Where the epoch ends, once that is known.
+    end: Option<usize>,
     /// Batches below this may be started.
     limit: usize,
     finished: BTreeMap<usize, Finished>,
@@ -61,6 +65,8 @@ struct State {
 struct Finished {
     batch: Result<Batch, Error>,
     bad: Vec<BadSample>,
+    /// How many samples may be bad, as far as is known here.
+    pool: usize,
 }
 
 /// A batch that is being filled.
@@ -130,7 +136,8 @@ pub(super) fn threads(options: &LoaderOptions) -> usize {
 impl EpochIter {
     pub(super) fn start(inner: Arc<Inner>, plan: Plan, epoch: u64, start_batch: usize) -> Self {
         let end = plan.steps();
-        let next = start_batch.min(end);
+        let next = end.map_or(start_batch, |end| start_batch.min(end));
+        let over = end == Some(next);
         let ahead = inner.options.prefetch_batches.max(1);
         let threads = threads(&inner.options);
         let state = State {
@@ -150,8 +157,9 @@ impl EpochIter {
             ready: Condvar::new(),
             room: Condvar::new(),
         });
-        let mut iter = Self { shared, workers: Vec::new(), next, end, stalled: Duration::ZERO, failed: None };
-        for i in 0..if next < end { threads } else { 0 } {
+        let mut iter =
+            Self { shared, workers: Vec::new(), next, over, stalled: Duration::ZERO, failed: None };
+        for i in 0..if over { 0 } else { threads } {
             let shared = Arc::clone(&iter.shared);
             let name = format!("mae-loader-{i}");
             match std::thread::Builder::new().name(name).spawn(move || shared.work()) {
@@ -175,12 +183,14 @@ impl EpochIter {
         self.stalled
     }
 
-    fn wait(&mut self) -> Finished {
+    /// The next batch; `None` after the last.
+    fn wait(&mut self) -> Option<Finished> {
         let since = Instant::now();
         let mut state = self.shared.lock();
         let finished = loop {
             match state.finished.remove(&self.next) {
                 Some(finished) => break finished,
+                None if state.end.is_some_and(|end| self.next >= end) => return None,
                 None => state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         };
@@ -188,7 +198,7 @@ impl EpochIter {
         drop(state);
         self.shared.room.notify_all();
         self.stalled += since.elapsed();
-        finished
+        Some(finished)
     }
 }
 
@@ -197,24 +207,25 @@ impl Iterator for EpochIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.failed.take() {
-            self.next = self.end;
+            self.over = true;
             return Some(Err(error));
         }
-        if self.next >= self.end {
+        if self.over {
             return None;
         }
-        let Finished { batch, bad } = self.wait();
+        let Some(Finished { batch, bad, pool }) = self.wait() else {
+            self.over = true;
+            return None;
+        };
         self.next += 1;
-        let batch = self.shared.inner.note_bad(bad).and(batch);
-        if batch.is_err() {
-            self.next = self.end;
-        }
+        let batch = self.shared.inner.note_bad(bad, pool).and(batch);
+        self.over = batch.is_err() || self.shared.plan.steps() == Some(self.next);
         Some(batch)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.end - self.next;
-        (left.min(1), Some(left))
+        let left = self.shared.plan.steps().map(|end| if self.over { 0 } else { end - self.next });
+        (left.map_or(0, |left| left.min(1)), left)
     }
 }
 
@@ -238,10 +249,10 @@ impl Shared {
     fn work(&self) {
         let mut worker = Worker::default();
         while let Some((building, place)) = self.claim() {
-            let sample = building.plan.samples[place];
+            let (sample, pool) = (building.plan.samples[place], building.plan.pool);
             let filled = catch_unwind(AssertUnwindSafe(|| {
                 let mut out = building.images.take(place);
-                worker.fill(&self.inner, self.epoch, sample, &mut out)
+                worker.fill(&self.inner, self.epoch, sample, pool, &mut out)
             }))
             .unwrap_or_else(|panic| Filled {
                 sample: Err(Error::Internal {
@@ -266,13 +277,35 @@ impl Shared {
     fn claim(&self) -> Option<(Arc<Building>, usize)> {
         let mut state = self.lock();
         loop {
-            if state.stop || state.next >= state.end {
+            if state.stop || state.end.is_some_and(|end| state.next >= end) {
                 return None;
             }
-            if state.next < state.limit {
+            if state.next >= state.limit {
+                state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            if state.current.is_some() {
                 break;
             }
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            match self.plan.readiness(state.next) {
+                Readiness::Ready => break,
+                Readiness::Beyond(count) => {
+                    drop(state);
+                    self.inner.dataset.wait_beyond(count, PATIENCE);
+                    state = self.lock();
+                }
+                Readiness::Over(end) => {
+                    state.end = Some(end);
+                    self.ready.notify_all();
+                }
+                Readiness::Failed(error) => {
+                    let next = state.next;
+                    state.finished.insert(next, Finished { batch: Err(error), bad: Vec::new(), pool: 0 });
+                    state.end = Some(next + 1);
+                    state.next += 1;
+                    self.ready.notify_all();
+                }
+            }
         }
         let building = match &state.current {
             Some(building) => Arc::clone(building),
@@ -301,7 +334,7 @@ impl Building {
 
     fn finish(self, inner: &Inner, epoch: u64) -> Finished {
         let (height, width) = inner.pipeline.input_size();
-        let n = self.plan.samples.len();
+        let (n, pool) = (self.plan.samples.len(), self.plan.pool);
         let mut images = self.images.into_images();
         let (mut samples, mut replaced, mut all_bad) = (Vec::with_capacity(n), Vec::new(), Vec::new());
         let mut failed = None;
@@ -320,7 +353,7 @@ impl Building {
             }
         }
         if let Some(error) = failed {
-            return Finished { batch: Err(error), bad: all_bad };
+            return Finished { batch: Err(error), bad: all_bad, pool };
         }
         let labels: Vec<i64> = samples
             .iter()
@@ -345,7 +378,7 @@ impl Building {
             epoch,
             index: self.index,
         };
-        Finished { batch: Ok(batch), bad: all_bad }
+        Finished { batch: Ok(batch), bad: all_bad, pool }
     }
 }
 
@@ -357,8 +390,8 @@ struct Worker {
 }
 
 impl Worker {
-    /// Prepares a sample, or the one that stands in for it.
-    fn fill(&mut self, inner: &Inner, epoch: u64, sample: usize, out: &mut Slot<'_>) -> Filled {
+    /// Prepares a sample, or the one of the first `pool` that stands in for it.
+    fn fill(&mut self, inner: &Inner, epoch: u64, sample: usize, pool: usize, out: &mut Slot<'_>) -> Filled {
         let seed = inner.options.seed;
         let mut bad = Vec::new();
         let mut substitutes = KeyedRng::new(seed, 0, sample as u64, Purpose::Replace);
@@ -374,13 +407,13 @@ impl Worker {
                 }
                 Err(reason) => bad.push(bad_sample(inner, candidate, reason, true)),
             }
-            candidate = substitutes.below(inner.dataset.len());
+            candidate = substitutes.below(pool);
         }
         let (name, reason) = bad.first().map(|b| (b.name.clone(), b.reason.clone())).unwrap_or_default();
         let sample = Err(Error::TooManyBadSamples {
             path: inner.dataset.source().to_owned(),
             bad: bad.len(),
-            total: inner.dataset.len(),
+            total: pool,
             max_bad_fraction: inner.options.max_bad_fraction,
             name,
             reason,

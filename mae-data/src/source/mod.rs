@@ -17,6 +17,7 @@ mod archive;
 mod cache;
 pub mod conformance;
 mod folder;
+mod growth;
 pub mod gzip;
 mod index;
 mod open;
@@ -33,8 +34,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Error;
+use address::Address;
+use growth::{Growing, Growth, in_archive_order};
 use index::{Census, Index, Sample};
 use place::{Opened, Place};
 
@@ -59,6 +63,8 @@ pub struct OpenOptions {
     pub cache_eviction: bool,
     /// Called now and then while an archive is unpacked.
     pub progress: Option<ProgressFn>,
+    /// Who is told of each image while an archive is unpacked.
+    pub(crate) growth: Option<Arc<Growth>>,
 }
 
 /// A callback that is told how far the unpacking of an archive is.
@@ -83,7 +89,13 @@ impl Default for OpenOptions {
             .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("mae")))
             .or_else(|| set("HOME").map(|dir| dir.join(".cache/mae")))
             .unwrap_or_else(|| std::env::temp_dir().join("mae"));
-        Self { cache_dir: base.join("archives"), cache_limit: None, cache_eviction: true, progress: None }
+        Self {
+            cache_dir: base.join("archives"),
+            cache_limit: None,
+            cache_eviction: true,
+            progress: None,
+            growth: None,
+        }
     }
 }
 
@@ -102,12 +114,25 @@ impl fmt::Debug for OpenOptions {
 /// Local archives are mapped into memory and must not be changed in place while they are in use.
 pub struct Dataset {
     source: String,
-    parts: Vec<Box<dyn Place>>,
-    samples: Vec<Sample>,
+    contents: Contents,
     labels: Vec<u32>,
     classes: Vec<String>,
     digest: String,
     notes: Vec<String>,
+}
+
+enum Contents {
+    Whole { parts: Vec<Box<dyn Place>>, samples: Vec<Sample> },
+    Growing(Growing),
+}
+
+/// How many samples a data set has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// So many, and maybe more: its archives are still being unpacked.
+    AtLeast(usize),
+    /// So many.
+    Whole(usize),
 }
 
 impl Dataset {
@@ -117,15 +142,48 @@ impl Dataset {
     /// When a source does not exist or is cut off or damaged, when there is no image, or when a copy that is needed
     /// cannot be written.
     pub fn open(source: &str, layout: Layout, options: &OpenOptions) -> Result<Self, Error> {
-        let (addresses, twice) = address::expand(source)?;
-        #[cfg(feature = "remote")]
-        let addresses = remote::expand(addresses)?;
-        let mut notes = Vec::new();
-        if twice > 0 {
-            notes.push(format!("sources that were named twice, used once: {twice}"));
-        }
+        let (addresses, notes) = addresses(source)?;
         let opened = open::open_all(source, &addresses, options)?;
         Self::from_parts(source, opened, notes, layout)
+    }
+
+    /// Opens a source without labels, with its images in the order in which they lie in their archives (those of
+    /// folders by name): the order of [`open_growing`](Self::open_growing), with everything known from the start.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_in_archive_order(source: &str, options: &OpenOptions) -> Result<Self, Error> {
+        let (addresses, notes) = addresses(source)?;
+        let opened = open::open_all(source, &addresses, options)?;
+        let mut dataset = Self::from_parts(source, opened, notes, Layout::Flat)?;
+        if let Contents::Whole { parts, samples } = &mut dataset.contents {
+            let mut by_part: Vec<Vec<Sample>> = parts.iter().map(|_| Vec::new()).collect();
+            for sample in std::mem::take(samples) {
+                by_part[sample.part as usize].push(sample);
+            }
+            samples.extend(by_part.into_iter().flat_map(in_archive_order));
+        }
+        Ok(dataset)
+    }
+
+    /// Opens a source without labels while its archives are still being unpacked into the cache: returns as soon as
+    /// there is an image. Its [`len`](Self::len) grows. Dropped before the end, it gives the unpacking up, and nothing
+    /// of it stays in the cache.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), as far as they are seen before the first image; later ones end the epoch that
+    /// reads it. An archive in which a name comes twice is one of them.
+    pub fn open_growing(source: &str, options: &OpenOptions) -> Result<Self, Error> {
+        let (addresses, notes) = addresses(source)?;
+        let growing = Growing::start(source, addresses, options)?;
+        Ok(Self {
+            source: source.to_owned(),
+            contents: Contents::Growing(growing),
+            labels: Vec::new(),
+            classes: Vec::new(),
+            digest: String::new(),
+            notes,
+        })
     }
 
     fn from_parts(
@@ -151,7 +209,8 @@ impl Dataset {
         for note in &notes {
             tracing::warn!(source, "{note}");
         }
-        Ok(Self { source: source.to_owned(), parts, samples, labels, classes, digest, notes })
+        let contents = Contents::Whole { parts, samples };
+        Ok(Self { source: source.to_owned(), contents, labels, classes, digest, notes })
     }
 
     /// The source as it was given.
@@ -159,10 +218,50 @@ impl Dataset {
         &self.source
     }
 
-    /// Number of images, at least one.
+    /// Number of images, at least one; of a data set that is still growing, those known by now.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.samples.len()
+        match &self.contents {
+            Contents::Whole { samples, .. } => samples.len(),
+            Contents::Growing(growing) => growing.known(),
+        }
+    }
+
+    /// Whether it was opened while its archives were still being unpacked.
+    pub fn is_growing(&self) -> bool {
+        matches!(self.contents, Contents::Growing(_))
+    }
+
+    /// How many samples there are.
+    ///
+    /// # Errors
+    /// What ended the unpacking, once.
+    pub(crate) fn extent(&self) -> Result<Extent, Error> {
+        match &self.contents {
+            Contents::Whole { samples, .. } => Ok(Extent::Whole(samples.len())),
+            Contents::Growing(growing) => growing.extent(),
+        }
+    }
+
+    /// Waits until more than `count` samples are known or no more will come, but not longer than this.
+    pub(crate) fn wait_beyond(&self, count: usize, patience: Duration) {
+        if let Contents::Growing(growing) = &self.contents {
+            growing.wait_beyond(count, patience);
+        }
+    }
+
+    fn sample(&self, index: usize) -> &Sample {
+        match &self.contents {
+            Contents::Whole { samples, .. } => &samples[index],
+            Contents::Growing(growing) => growing.sample(index),
+        }
+    }
+
+    fn part(&self, sample: &Sample) -> &dyn Place {
+        match &self.contents {
+            Contents::Whole { parts, .. } => &*parts[sample.part as usize],
+            Contents::Growing(growing) => growing.part(sample.part),
+        }
     }
 
     /// The class names in the order of their labels; empty for [`Layout::Flat`].
@@ -189,7 +288,7 @@ impl Dataset {
     /// # Panics
     /// When `index` is not below [`len`](Self::len).
     pub fn name(&self, index: usize) -> &str {
-        &self.samples[index].name
+        &self.sample(index).name
     }
 
     /// The path of an image as results show it: that of the file, or that of the archive and the member in it.
@@ -197,12 +296,13 @@ impl Dataset {
     /// # Panics
     /// When `index` is not below [`len`](Self::len).
     pub fn display_path(&self, index: usize) -> String {
-        let sample = &self.samples[index];
-        let root = self.parts[sample.part as usize].root();
+        let sample = self.sample(index);
+        let root = self.part(sample).root();
         if root.ends_with('/') { format!("{root}{}", sample.name) } else { format!("{root}/{}", sample.name) }
     }
 
-    /// Blake3 over the sorted names and sizes, in hexadecimal: equal for all ranks that see the same data.
+    /// Blake3 over the sorted names and sizes, in hexadecimal: equal for all ranks that see the same data. Empty for a
+    /// data set that was opened while it was still growing.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -220,21 +320,35 @@ impl Dataset {
     /// # Panics
     /// When `index` is not below [`len`](Self::len).
     pub fn read(&self, index: usize) -> Result<Cow<'_, [u8]>, Error> {
-        let sample = &self.samples[index];
-        self.parts[sample.part as usize].read(sample)
+        let sample = self.sample(index);
+        self.part(sample).read(sample)
     }
+}
+
+/// The addresses that a source stands for, each once, and what is to be said of them.
+fn addresses(source: &str) -> Result<(Vec<Address>, Vec<String>), Error> {
+    let (addresses, twice) = address::expand(source)?;
+    #[cfg(feature = "remote")]
+    let addresses = remote::expand(addresses)?;
+    let mut notes = Vec::new();
+    if twice > 0 {
+        notes.push(format!("sources that were named twice, used once: {twice}"));
+    }
+    Ok((addresses, notes))
 }
 
 impl fmt::Debug for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dataset")
             .field("source", &self.source)
-            .field("len", &self.samples.len())
+            .field("len", &self.len())
             .field("classes", &self.classes)
             .finish_non_exhaustive()
     }
 }
 
+#[cfg(test)]
+mod growth_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]

@@ -54,7 +54,8 @@ pub(crate) fn open_all(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-fn open_one(address: &Address, options: &OpenOptions) -> Result<Opened, Error> {
+/// Opens one source.
+pub(crate) fn open_one(address: &Address, options: &OpenOptions) -> Result<Opened, Error> {
     match address {
         Address::Local(path) => open_local(path, options),
         #[cfg(feature = "remote")]

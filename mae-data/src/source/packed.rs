@@ -93,6 +93,10 @@ pub(crate) fn open_copy(
         match unpacked {
             // The same error as when opening; without a file left behind.
             Ok((census, _)) if census.samples.is_empty() => Err(census.empty(shown)),
+            // Whoever reads along cannot start again elsewhere.
+            Err(obstacle) if options.growth.as_ref().is_some_and(|growth| growth.is_arriving()) => {
+                Err(obstacle.error(shown, store.dir()))
+            }
             unpacked => Ok(unpacked),
         }
     })?;
@@ -182,9 +186,15 @@ fn unpack(
     let most = COPY.saturating_add(total.saturating_mul(RATIO));
     let mut walker = Walker::new(Telling::new(shown, input, options));
     let mut census = Census::default();
+    if let Some(growth) = &options.growth {
+        match file.try_clone() {
+            Ok(file) => growth.begin(shown, file),
+            Err(error) => return Ok(Err(Obstacle::Folder(error))),
+        }
+    }
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let (mut end, mut checked) = (cache::HEADER as u64, 0);
-    let mut shortage = None;
+    let (mut shortage, mut refused) = (None, None);
     if let Err(error) = out.write_all(&[0; cache::HEADER]) {
         return Ok(Err(Obstacle::of(error, end)));
     }
@@ -204,8 +214,16 @@ fn unpack(
             }
         }
         walker.copy_payload(&mut out)?;
-        census.samples.push(Sample { offset: end, ..sample });
-        end += census.samples.last().map_or(0, |s| s.size);
+        let sample = Sample { offset: end, ..sample };
+        end += sample.size;
+        if let Some(growth) = &options.growth {
+            out.flush().map_err(|error| walker.write_failed(error))?;
+            if let Err(error) = growth.add(&sample) {
+                refused = Some(error);
+                return Err(walker.write_failed(io::ErrorKind::Interrupted.into()));
+            }
+        }
+        census.samples.push(sample);
         Ok(())
     })
     .and_then(|()| match members {
@@ -215,6 +233,9 @@ fn unpack(
     });
     if let Some(shortage) = shortage {
         return Ok(Err(Obstacle::Shortage(shortage)));
+    }
+    if let Some(refused) = refused {
+        return Err(refused);
     }
     match walked {
         Ok(()) => {}

@@ -16,6 +16,7 @@ impl Cache {
             cache_limit: limit,
             cache_eviction: evict,
             progress: None,
+            growth: None,
         }
     }
 

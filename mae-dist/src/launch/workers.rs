@@ -126,8 +126,9 @@ impl Workers {
         self.last_look.elapsed() >= POLL
     }
 
-    /// Collects the workers that have ended since the last call, and gives the first failure among them.
-    pub(super) fn reap(&mut self) -> Option<Failed> {
+    /// Collects the workers that have ended since the last call, each of which `ended` is told, and gives the first
+    /// failure among them.
+    pub(super) fn reap(&mut self, mut ended: impl FnMut(usize)) -> Option<Failed> {
         self.last_look = Instant::now();
         let mut failed = None;
         for worker in self.workers.iter_mut().filter(|worker| worker.status.is_none()) {
@@ -136,6 +137,7 @@ impl Workers {
             }
             let Ok(status) = worker.end_group() else { continue };
             worker.status = Some(status);
+            ended(worker.rank);
             if !status.success() && failed.is_none() {
                 failed = Some(Failed { rank: worker.rank, status });
             }

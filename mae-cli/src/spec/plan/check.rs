@@ -4,7 +4,9 @@ use super::{Action, Plan};
 use crate::spec::convert;
 use crate::spec::error::{Error, Kind, Result};
 use crate::spec::python;
-use crate::spec::schema::{self, Condition, ExportFormat, IntervalUnit, Leaf, Limit, Stage};
+use crate::spec::schema::{
+    self, Condition, ExportFormat, FirstEpoch, IntervalUnit, Leaf, Limit, LrScheduler, Stage,
+};
 use crate::spec::value::{Map, Node, Value, select};
 
 mod engine;
@@ -226,6 +228,9 @@ fn train(plan: &Plan, contradiction: impl Fn(&str, String, String) -> Error) -> 
             "finetuning measures accuracy on these images after each epoch",
         )?;
     }
+    if plan.dataset.first_epoch == FirstEpoch::Streamed {
+        streamed(plan, &contradiction)?;
+    }
     let epochs = plan.train.num_epochs;
     let mut intervals = vec![("train.validation_interval", plan.train.validation_interval)];
     if plan.train.checkpoint_interval_unit == IntervalUnit::Epoch {
@@ -262,6 +267,26 @@ fn train(plan: &Plan, contradiction: impl Fn(&str, String, String) -> Error) -> 
             format!("expected days, hours, minutes and seconds, DD:HH:MM:SS, found {text}"),
             "for example train.max_time=00:03:55:00".to_owned(),
         ));
+    }
+    Ok(())
+}
+
+/// What needs all names of the archive before the first step.
+fn streamed(plan: &Plan, contradiction: impl Fn(&str, String, String) -> Error) -> Result<()> {
+    let refuse = |problem: &str, remedy: &str| {
+        Err(contradiction("dataset.first_epoch", problem.to_owned(), remedy.to_owned()))
+    };
+    if plan.train.stage == Stage::Finetune {
+        return refuse(
+            "fine-tuning needs the names of all class folders, which are known when the archive is unpacked",
+            "leave out dataset.first_epoch",
+        );
+    }
+    if plan.train.optim.lr_scheduler == LrScheduler::Cosine {
+        return refuse(
+            "a cosine schedule needs the number of steps, which is known when the archive is unpacked",
+            "leave out dataset.first_epoch, or set train.optim.lr_scheduler=MultiStep",
+        );
     }
     Ok(())
 }

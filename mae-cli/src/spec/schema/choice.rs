@@ -89,6 +89,16 @@ choice! {
 }
 
 choice! {
+    /// When the first epoch of a training begins.
+    FirstEpoch {
+        /// When the archives are unpacked.
+        Complete = "complete",
+        /// With the first images that are.
+        Streamed = "streamed",
+    }
+}
+
+choice! {
     /// The optimizer.
     OptimType {
         /// AdamW.

@@ -3,8 +3,9 @@
 //! A row reads `name: type in the plan => what the schema says`; its doc comment is its help. Sections nest.
 
 use super::choice::{
-    Compat, Device, DistributedStrategy, ExportFormat, ExportHead, ExportPrecision, InferenceOutput,
-    Interpolation, IntervalUnit, LrScheduler, MixupMode, MonitorName, OptimType, Precision, Stage,
+    Compat, Device, DistributedStrategy, ExportFormat, ExportHead, ExportPrecision, FirstEpoch,
+    InferenceOutput, Interpolation, IntervalUnit, LrScheduler, MixupMode, MonitorName, OptimType, Precision,
+    Stage,
 };
 use super::row::{Condition::*, Entry, Leaf, Limit, Literal, Row};
 use serde::Deserialize;
@@ -147,6 +148,10 @@ section! {
         cache_limit_gb: Option<f64> => Leaf::optional_float().limit(Limit::AtLeast(0.0)).extension().example("200");
         /// Throw away the archives in it that were unused for the longest time when there is no room for another.
         cache_eviction: bool => Leaf::bool(true).extension();
+        /// streamed: pretraining starts while the archive is still being unpacked, in its order through a shuffle buffer.
+        first_epoch: FirstEpoch => Leaf::text("complete").options(&["complete", "streamed"]).extension();
+        /// Images among which the next one of a streamed epoch is drawn.
+        shuffle_buffer: usize => Leaf::int(1000).limit(Limit::AtLeast(1.0)).extension();
     }
 }
 
