@@ -47,3 +47,4 @@ mod remote;
 mod resume;
 mod road;
 mod saving;
+mod streamed;

@@ -13,7 +13,7 @@ pub(super) enum Plan {
     /// In an order that is drawn at its start.
     Drawn(Drawn),
     /// In the order of the data set, through a shuffle buffer.
-    Stream(Stream),
+    Stream(Box<Stream>),
 }
 
 /// Whether a batch can be put together.
@@ -31,7 +31,7 @@ pub(super) enum Readiness {
 impl Plan {
     pub(super) fn new(dataset: &Arc<Dataset>, epoch: u64, options: &LoaderOptions) -> Self {
         match options.shuffle_buffer {
-            Some(size) => Self::Stream(Stream::new(Arc::clone(dataset), epoch, size, options)),
+            Some(size) => Self::Stream(Box::new(Stream::new(Arc::clone(dataset), epoch, size, options))),
             None => Self::Drawn(Drawn::new(dataset.len(), epoch, options)),
         }
     }

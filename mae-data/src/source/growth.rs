@@ -234,7 +234,11 @@ impl Growth {
     }
 
     fn publish(&self, samples: impl Iterator<Item = Sample>) {
-        let count = samples.map(|sample| self.samples.push(sample)).count();
+        let mut count = 0;
+        for sample in samples {
+            self.samples.push(sample);
+            count += 1;
+        }
         self.lock().known += count;
         self.changed.notify_all();
     }

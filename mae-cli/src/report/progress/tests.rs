@@ -43,7 +43,7 @@ fn a_task_reports_amount_rate_and_what_is_left() {
 #[test]
 fn an_epoch_ends_with_one_line() {
     let sink = Sink::default();
-    let mut training = Progress::lines(sink.clone()).training(3, 2, 2);
+    let mut training = Progress::lines(sink.clone()).training(3, Some(2), 2);
     for _ in 0..2 {
         training.step(&Step { loss: 0.5, lr: 1e-4, images: 4, waited: Duration::ZERO, slowest: "decoding" });
     }
@@ -61,7 +61,7 @@ fn an_epoch_ends_with_one_line() {
 
 #[test]
 fn a_step_is_told_with_loss_rate_and_epoch() {
-    let mut training = Progress::silent().training(2, 10, 0);
+    let mut training = Progress::silent().training(2, Some(10), 0);
     let step = Step { loss: 1.25, lr: 2e-4, images: 8, waited: Duration::ZERO, slowest: "decoding" };
     training.step(&step);
     assert_eq!(training.epoch_name(), "epoch 1/2");
@@ -75,7 +75,7 @@ fn a_step_is_told_with_loss_rate_and_epoch() {
 
 #[test]
 fn a_stall_names_what_the_loader_is_slow_at() {
-    let mut training = Progress::silent().training(1, 10, 0);
+    let mut training = Progress::silent().training(1, Some(10), 0);
     let step = |waited| Step { loss: 1.0, lr: 1e-4, images: 8, waited, slowest: "decoding" };
     training.step(&step(Duration::from_secs(3600)));
     let text = training.text(&step(Duration::ZERO));
