@@ -82,6 +82,14 @@ int mae_core_convnext_block(const at::Tensor* x, const at::Tensor* visible, int6
   });
 }
 
+// `out` gets a tensor that the caller owns. libtorch keeps the page-locked copy until the device has read it.
+int mae_core_upload(const at::Tensor* tensor, int64_t gpu, at::Tensor** out) {
+  return guard([&] {
+    const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(gpu));
+    *out = new at::Tensor(tensor->pin_memory().to(device, /*non_blocking=*/true));
+  });
+}
+
 int mae_core_clear_grad(const at::Tensor* tensor) {
   return guard([&] { tensor->mutable_grad().reset(); });
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use mae_core::engine::{self, Collective};
+use mae_core::sys::upload;
 use mae_data::{
     Augmentation, CropRule, Dataset, Images, Interpolation, Layout, Loader, LoaderOptions, Mixup, MixupMode,
     OpenOptions, Pipeline,
@@ -210,7 +211,7 @@ impl Placement {
     /// A batch of a loader as tensors; its buffer goes back.
     pub(super) fn place(&self, mut batch: mae_data::Batch, loader: &Loader) -> Result<engine::Batch> {
         let images = std::mem::replace(&mut batch.images, Images::Bytes(Vec::new()));
-        let placed = self.tensors(batch, &images).map_err(|error| Error::Core(error.into()));
+        let placed = self.tensors(batch, &images).map_err(Error::Core);
         loader.recycle(images);
         placed
     }
@@ -230,18 +231,14 @@ impl Placement {
         self.place(batch, loader)
     }
 
-    fn tensors(
-        &self,
-        batch: mae_data::Batch,
-        images: &Images,
-    ) -> std::result::Result<engine::Batch, TchError> {
+    fn tensors(&self, batch: mae_data::Batch, images: &Images) -> mae_core::Result<engine::Batch> {
         let shape = batch.shape.map(|side| side as i64);
         let rows = shape[0];
         let labels = (!batch.labels.contains(&-1)).then(|| Tensor::f_from_slice(&batch.labels));
         let targets =
             batch.targets.map(|targets| Tensor::f_from_slice(&targets).and_then(|t| t.f_reshape([rows, -1])));
         let on_device = |tensor: Option<std::result::Result<Tensor, TchError>>| {
-            tensor.map(|tensor| tensor.and_then(|t| t.f_to_device(self.device))).transpose()
+            tensor.map(|tensor| upload(&tensor?, self.device)).transpose()
         };
         Ok(engine::Batch {
             images: self.images(images, shape)?,
@@ -258,16 +255,14 @@ impl Placement {
         &self,
         images: &Images,
         shape @ [n, channels, height, width]: [i64; 4],
-    ) -> std::result::Result<Tensor, TchError> {
+    ) -> mae_core::Result<Tensor> {
         let bytes = match images {
             Images::Normalized(values) => {
-                return Tensor::f_from_slice(values)?.f_reshape(shape)?.f_to_device(self.device);
+                return upload(&Tensor::f_from_slice(values)?.f_reshape(shape)?, self.device);
             }
             Images::Bytes(bytes) => Tensor::f_from_slice(bytes)?,
         };
-        let values = bytes
-            .f_reshape([n, height, width, channels])?
-            .f_to_device(self.device)?
+        let values = upload(&bytes.f_reshape([n, height, width, channels])?, self.device)?
             .f_permute([0, 3, 1, 2])?
             .f_contiguous()?
             .f_to_kind(Kind::Float)?;
@@ -275,7 +270,7 @@ impl Placement {
         let each = |values: [f32; 3]| -> std::result::Result<Tensor, TchError> {
             Tensor::f_from_slice(&values)?.f_reshape([1, 3, 1, 1])?.f_to_device(self.device)
         };
-        values.f_div(&each([255.0; 3])?)?.f_sub(&each(self.mean)?)?.f_div(&each(self.std)?)
+        Ok(values.f_div(&each([255.0; 3])?)?.f_sub(&each(self.mean)?)?.f_div(&each(self.std)?)?)
     }
 }
 

@@ -22,7 +22,6 @@ struct Places {
   int patches;             // visible ones
   const int64_t* visible;  // their numbers in the grid of patches
 
-  int count() const { return patch_side ? patches * patch_side * patch_side : height * width; }
   int blocks() const { return vectors(channels); }
   int64_t line() const { return (width + 2 * kPad) * kLanes; }
   int64_t plane() const { return (height + 2 * kPad) * line(); }

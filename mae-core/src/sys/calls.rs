@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 use crate::error::{Error, Result};
@@ -11,6 +11,7 @@ unsafe extern "C" {
     fn mae_core_error() -> *const c_char;
     fn mae_core_keep_freed_memory();
     fn mae_core_grad_enabled() -> c_int;
+    fn mae_core_upload(tensor: *const C_tensor, gpu: i64, out: *mut *mut C_tensor) -> c_int;
     fn mae_core_clear_grad(tensor: *const C_tensor) -> c_int;
     fn mae_core_fused_adamw(
         params: *const *const C_tensor,
@@ -39,6 +40,20 @@ pub fn keep_freed_memory() {
 pub(crate) fn grad_enabled() -> bool {
     // SAFETY: reads a thread-local flag.
     unsafe { mae_core_grad_enabled() != 0 }
+}
+
+/// A tensor of main memory on a device. On the way to a GPU it goes through page-locked memory, which the GPU reads while
+/// this thread goes on.
+///
+/// # Errors
+/// When memory runs out, there or here.
+pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    let Device::Cuda(gpu) = device else { return Ok(tensor.f_to_device(device)?) };
+    let mut out = std::ptr::null_mut();
+    // SAFETY: the tensor is alive for the call, and `out` is a place for one pointer.
+    check(unsafe { mae_core_upload(tensor.as_ptr(), gpu as i64, &raw mut out) })?;
+    // SAFETY: on success the shim has put a tensor there that is ours.
+    Ok(unsafe { Tensor::from_ptr(out) })
 }
 
 /// Drops a tensor's gradient, so that the next backward pass writes it anew instead of adding to zeros.

@@ -5,8 +5,8 @@ mod calls;
 mod cuda;
 mod kernels;
 
-pub use calls::keep_freed_memory;
 pub(crate) use calls::{AdamWUpdate, clear_grad, fused_adamw, grad_enabled};
+pub use calls::{keep_freed_memory, upload};
 pub use cuda::load_cuda;
 pub use kernels::Kernels;
 pub(crate) use kernels::{BlockInput, convnext_block, depthwise_conv};

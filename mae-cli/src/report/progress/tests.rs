@@ -73,6 +73,24 @@ fn a_step_is_told_with_loss_rate_and_epoch() {
     assert_eq!((training.epoch_name(), training.batch_in_epoch()), ("epoch 2/2".to_owned(), 1));
 }
 
+/// Of a first epoch that is streamed, nobody knows the end.
+#[test]
+fn batches_may_be_counted_after_the_first_epoch() {
+    let sink = Sink::default();
+    let mut training = Progress::lines(sink.clone()).training(3, None, 0);
+    let step = Step { loss: 1.25, lr: 2e-4, images: 8, waited: Duration::ZERO, slowest: "decoding" };
+    for batch in 1..=4 {
+        training.step(&step);
+        assert_eq!((training.epoch_name(), training.batch_in_epoch()), ("epoch 1/3".to_owned(), batch));
+        assert!(training.text(&step).ends_with("ETA ?"), "{}", training.text(&step));
+    }
+    training.end_epoch("train_loss 0.5000");
+    assert!(sink.text().starts_with("epoch 1/3  train_loss 0.5000  "), "{}", sink.text());
+    training.set_batches_per_epoch(4);
+    training.step(&step);
+    assert_eq!((training.epoch_name(), training.batch_in_epoch()), ("epoch 2/3".to_owned(), 1));
+}
+
 #[test]
 fn a_stall_names_what_the_loader_is_slow_at() {
     let mut training = Progress::silent().training(1, Some(10), 0);
