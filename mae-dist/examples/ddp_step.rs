@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use mae_core::engine::Collective;
 use mae_dist::{Environment, GlooCollective, GlooCollectiveOptions, Role};
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor};
 
 const WIDTH: i64 = 1024;
 const HIDDEN: i64 = 2560;
@@ -24,6 +24,7 @@ fn main() -> Result<(), Failure> {
         return Err("start it with torchrun --no-python".into());
     };
     tch::set_num_threads(1);
+    mae_core::sys::keep_freed_memory();
     let group = GlooCollective::connect(&worker, &GlooCollectiveOptions::default())?;
     let mut parameters: Vec<Tensor> = (0..LAYERS)
         .flat_map(|_| [[HIDDEN, WIDTH], [WIDTH, HIDDEN]])
@@ -37,25 +38,20 @@ fn main() -> Result<(), Failure> {
         }
         x.square().mean(Kind::Float)
     };
-    let clear = |parameters: &[Tensor]| {
-        let _guard = no_grad_guard();
-        for mut gradient in parameters.iter().map(Tensor::grad).filter(Tensor::defined) {
-            let _ = gradient.zero_();
-        }
-    };
+    let clear = |parameters: &mut [Tensor]| parameters.iter_mut().try_for_each(mae_core::sys::clear_grad);
 
     let alone = median(&group, || {
-        clear(&parameters);
+        clear(&mut parameters)?;
         Ok(loss(&parameters).f_backward()?)
     })?;
     let after = median(&group, || {
-        clear(&parameters);
+        clear(&mut parameters)?;
         loss(&parameters).f_backward()?;
         let mut gradients: Vec<Tensor> = parameters.iter().map(Tensor::grad).collect();
         Ok(group.average(&mut gradients)?)
     })?;
     let during = median(&group, || {
-        clear(&parameters);
+        clear(&mut parameters)?;
         let loss = loss(&parameters);
         Ok(group.backward(&loss, &mut parameters)?)
     })?;

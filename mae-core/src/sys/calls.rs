@@ -57,7 +57,10 @@ pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
 }
 
 /// Drops a tensor's gradient, so that the next backward pass writes it anew instead of adding to zeros.
-pub(crate) fn clear_grad(tensor: &mut Tensor) -> Result<()> {
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn clear_grad(tensor: &mut Tensor) -> Result<()> {
     // SAFETY: tch's pointer is that of a live `at::Tensor`, which `tensor` borrows exclusively.
     check(unsafe { mae_core_clear_grad(tensor.as_ptr()) })
 }

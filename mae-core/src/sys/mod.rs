@@ -5,8 +5,8 @@ mod calls;
 mod cuda;
 mod kernels;
 
-pub(crate) use calls::{AdamWUpdate, clear_grad, fused_adamw, grad_enabled};
-pub use calls::{keep_freed_memory, upload};
+pub(crate) use calls::{AdamWUpdate, fused_adamw, grad_enabled};
+pub use calls::{clear_grad, keep_freed_memory, upload};
 pub use cuda::load_cuda;
 pub use kernels::Kernels;
 pub(crate) use kernels::{BlockInput, convnext_block, depthwise_conv};

@@ -28,6 +28,7 @@ mod reader;
 mod remote;
 mod store;
 pub mod tar;
+mod writeback;
 pub mod zip;
 
 use std::borrow::Cow;

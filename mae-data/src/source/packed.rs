@@ -18,6 +18,7 @@ use super::place::{Mapped, Opened, Restarted};
 use super::reader::{FileReader, Piped, read_buffered};
 use super::store::{Shortage, Store};
 use super::tar::{Cause, TarError, Walker};
+use super::writeback::Writeback;
 use super::{OpenOptions, OpenProgress};
 use crate::error::{Error, human_bytes};
 use crate::sys::Map;
@@ -192,6 +193,10 @@ fn unpack(
             Err(error) => return Ok(Err(Obstacle::Folder(error))),
         }
     }
+    let mut writeback = match Writeback::of(file) {
+        Ok(writeback) => writeback,
+        Err(error) => return Ok(Err(Obstacle::Folder(error))),
+    };
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let (mut end, mut checked) = (cache::HEADER as u64, 0);
     let (mut shortage, mut refused) = (None, None);
@@ -216,6 +221,7 @@ fn unpack(
         walker.copy_payload(&mut out)?;
         let sample = Sample { offset: end, ..sample };
         end += sample.size;
+        writeback.at(end);
         if let Some(growth) = &options.growth {
             out.flush().map_err(|error| walker.write_failed(error))?;
             if let Err(error) = growth.add(&sample) {
@@ -242,7 +248,7 @@ fn unpack(
         Err(TarError { cause: Cause::Write(e), .. }) => return Ok(Err(Obstacle::of(e, end))),
         Err(error) => return Err(tar_error(shown, compressed, error)),
     }
-    if let Err(error) = out.flush() {
+    if let Err(error) = out.flush().and_then(|()| writeback.finish()) {
         return Ok(Err(Obstacle::of(error, end)));
     }
     drop(out);
