@@ -69,7 +69,7 @@ mod tests {
     /// Of a pipe, nothing can be made sure.
     #[test]
     fn what_the_disk_says_comes_at_the_end() {
-        let (_reader, writer) = std::io::pipe().unwrap();
+        let (_reader, writer) = io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(writer));
         let mut writeback = Writeback::of(&file).unwrap();
         writeback.at(INTERVAL);
