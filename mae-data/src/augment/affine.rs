@@ -1,7 +1,7 @@
 //! Pillow's affine transform: `Image.transform(size, AFFINE, …)` and `Image.rotate`.
 
 use crate::decode::RgbImage;
-use crate::transform::Filter;
+use crate::transform::resample::Filter;
 
 /// Output pixel centre to input position: `x' = a x + b y + c`, `y' = d x + e y + f`.
 pub(super) type Matrix = [f64; 6];

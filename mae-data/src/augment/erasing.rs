@@ -1,7 +1,7 @@
 //! Random erasing (Zhong et al. 2020) in timm's mode `pixel`.
 
 use crate::rng::KeyedRng;
-use crate::transform::Window;
+use crate::transform::resample::Window;
 
 const AREA: (f64, f64) = (0.02, 1.0 / 3.0);
 const MIN_ASPECT: f64 = 0.3;

@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 use crate::error::Error;
 use crate::rng::KeyedRng;
-use crate::transform::Filter;
+use crate::transform::resample::Filter;
 
 /// The settings of `dataset.augmentation` that concern single images; the defaults are upstream's.
 #[derive(Clone, Debug, PartialEq)]

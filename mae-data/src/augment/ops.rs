@@ -3,7 +3,7 @@
 use super::{affine, color};
 use crate::decode::RgbImage;
 use crate::rng::KeyedRng;
-use crate::transform::Filter;
+use crate::transform::resample::Filter;
 
 /// Magnitudes are given on a scale from 0 to this.
 pub(super) const MAX_LEVEL: f64 = 10.0;

@@ -6,7 +6,7 @@ use super::{Augmentation, Interpolation, policies};
 use crate::decode::RgbImage;
 use crate::error::Error;
 use crate::rng::KeyedRng;
-use crate::transform::Filter;
+use crate::transform::resample::Filter;
 
 const FIELD: &str = "dataset.augmentation.auto_aug";
 

@@ -13,7 +13,7 @@ use libjpeg_turbo_rs::decode::marker::JpegMetadata;
 use libjpeg_turbo_rs::simd::{SimdRoutines, detect};
 
 use super::RgbImage;
-use crate::transform::Window;
+use crate::transform::resample::Window;
 
 /// Memory that is used again from image to image: two rows of blocks of each component, and rows of colour.
 pub(super) struct Scratch {

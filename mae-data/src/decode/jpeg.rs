@@ -4,7 +4,7 @@ use libjpeg_turbo_rs::decode::marker::MarkerReader;
 use libjpeg_turbo_rs::{Decoder, JpegError, PixelFormat};
 
 use super::{DecodeError, MAX_ALLOCATION, MAX_PIXELS, Place, RgbImage, Scratch, baseline, check_size};
-use crate::transform::Window;
+use crate::transform::resample::Window;
 
 /// Progressive files beyond this number of scans are an attack on the decoder's time.
 const MAX_SCANS: u32 = 500;

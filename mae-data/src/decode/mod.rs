@@ -7,13 +7,16 @@
 mod baseline;
 mod jpeg;
 mod other;
+pub(crate) mod pixels;
 mod png;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use crate::transform::Window;
+pub use pixels::{Part, RgbImage};
+
+use crate::transform::resample::Window;
 
 /// Images with more pixels are refused; the number is Pillow's limit against decompression bombs.
 pub const MAX_PIXELS: u64 = 178_956_970;
@@ -23,35 +26,6 @@ const MAX_ALLOCATION: usize = 1 << 30;
 
 /// Larger pixel buffers are given back after use.
 const KEPT_BYTES: usize = 64 << 20;
-
-/// Packed RGB pixels, `[height, width, 3]`, 8 bits a channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RgbImage {
-    /// Pixels in a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// `height * width * 3` bytes.
-    pub data: Vec<u8>,
-}
-
-/// Pixels of a part of an image, and where that part is.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    /// The pixels of the part.
-    pub pixels: &'a RgbImage,
-    /// Row of the image where the part begins.
-    pub top: usize,
-    /// Column of the image where the part begins.
-    pub left: usize,
-}
-
-impl<'a> Part<'a> {
-    /// An image as the only part of itself.
-    pub fn whole(pixels: &'a RgbImage) -> Self {
-        Self { pixels, top: 0, left: 0 }
-    }
-}
 
 /// Memory that is used again from image to image.
 #[derive(Default)]

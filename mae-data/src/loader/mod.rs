@@ -5,6 +5,7 @@
 //! rank of batch size `N * B` sees.
 
 mod meter;
+mod order;
 mod plan;
 mod stream;
 mod work;
@@ -20,7 +21,7 @@ use crate::augment::Mixup;
 use crate::error::Error;
 use crate::source::Dataset;
 use crate::transform::Pipeline;
-use plan::Plan;
+use order::Plan;
 
 /// Settings of a [`Loader`].
 #[derive(Clone, Debug, PartialEq)]

@@ -1,20 +1,8 @@
 //! Which samples are in which batch.
 
-use std::sync::Arc;
-
 use super::LoaderOptions;
-use super::stream::Stream;
 use crate::error::Error;
 use crate::rng::{KeyedRng, Purpose};
-use crate::source::Dataset;
-
-/// The batches of one epoch on one rank.
-pub(super) enum Plan {
-    /// In an order that is drawn at its start.
-    Drawn(Drawn),
-    /// In the order of the data set, through a shuffle buffer.
-    Stream(Box<Stream>),
-}
 
 /// Whether a batch can be put together.
 pub(super) enum Readiness {
@@ -26,39 +14,6 @@ pub(super) enum Readiness {
     Over(usize),
     /// It never will be.
     Failed(Error),
-}
-
-impl Plan {
-    pub(super) fn new(dataset: &Arc<Dataset>, epoch: u64, options: &LoaderOptions) -> Self {
-        match options.shuffle_buffer {
-            Some(size) => Self::Stream(Box::new(Stream::new(Arc::clone(dataset), epoch, size, options))),
-            None => Self::Drawn(Drawn::new(dataset.len(), epoch, options)),
-        }
-    }
-
-    /// Number of batches, unless it is not known yet.
-    pub(super) fn steps(&self) -> Option<usize> {
-        match self {
-            Self::Drawn(plan) => Some(plan.steps()),
-            Self::Stream(_) => None,
-        }
-    }
-
-    pub(super) fn readiness(&self, step: usize) -> Readiness {
-        match self {
-            Self::Drawn(plan) if step < plan.steps() => Readiness::Ready,
-            Self::Drawn(plan) => Readiness::Over(plan.steps()),
-            Self::Stream(stream) => stream.readiness(step),
-        }
-    }
-
-    /// A batch that is ready.
-    pub(super) fn batch(&self, step: usize) -> BatchPlan {
-        match self {
-            Self::Drawn(plan) => plan.batch(step),
-            Self::Stream(stream) => stream.batch(step),
-        }
-    }
 }
 
 /// Batches of each rank in an epoch over `len` samples.
@@ -94,7 +49,7 @@ pub(super) struct BatchPlan {
 }
 
 impl Drawn {
-    fn new(len: usize, epoch: u64, options: &LoaderOptions) -> Self {
+    pub(super) fn new(len: usize, epoch: u64, options: &LoaderOptions) -> Self {
         let order = options.shuffle.then(|| {
             let mut order: Vec<u32> = (0..len as u32).collect();
             KeyedRng::new(options.seed, epoch, 0, Purpose::Shuffle).shuffle(&mut order);
@@ -110,11 +65,11 @@ impl Drawn {
         }
     }
 
-    fn steps(&self) -> usize {
+    pub(super) fn steps(&self) -> usize {
         self.steps
     }
 
-    fn batch(&self, step: usize) -> BatchPlan {
+    pub(super) fn batch(&self, step: usize) -> BatchPlan {
         let start = step * self.batch_size * self.world_size;
         let left = self.len.saturating_sub(start);
         let size = self.batch_size.min(left.div_ceil(self.world_size));

@@ -10,7 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::plan::{BatchPlan, Plan, Readiness};
+use super::order::Plan;
+use super::plan::{BatchPlan, Readiness};
 use super::{BadSample, Batch, Images, Inner, LoaderOptions, Stage};
 use crate::decode;
 use crate::error::Error;

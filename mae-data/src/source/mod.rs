@@ -20,6 +20,7 @@ mod folder;
 mod growth;
 pub mod gzip;
 mod index;
+mod members;
 mod open;
 mod packed;
 mod place;

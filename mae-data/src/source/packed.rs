@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-#[cfg(feature = "remote")]
-use super::archive::read_error;
-use super::archive::{names_limit, read_members, tar_error};
 use super::cache::{self, Cached, Identity, Kind};
 use super::gzip::{self, Cut, Members, Points};
 use super::index::{Census, Sample};
+#[cfg(feature = "remote")]
+use super::members::read_error;
+use super::members::{names_limit, read_members, tar_error};
 use super::place::{Mapped, Opened, Restarted};
 use super::reader::{FileReader, Piped, read_buffered};
 use super::store::{Shortage, Store};

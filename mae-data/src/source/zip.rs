@@ -10,8 +10,8 @@ use std::ops::Deref;
 use flate2::bufread::DeflateDecoder;
 use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive, ZipVerification};
 
-use super::archive::names_limit;
 use super::index::{Census, Sample, Skip};
+use super::members::names_limit;
 use super::place::{Opened, Place};
 use super::tar::text;
 use crate::error::{Error, human_bytes};

@@ -3,7 +3,7 @@
 mod coefficients;
 mod crop;
 mod normalize;
-mod resample;
+pub(crate) mod resample;
 
 pub use crop::{CropRule, RandomCrop, center, covering_size};
 pub use normalize::{Normalizer, flip_horizontal};
@@ -11,7 +11,7 @@ pub use resample::{Filter, Resize, ResizeScratch, Window};
 
 use crate::augment::Augmentation;
 use crate::augment::{AutoAugment, ColorJitter, Interpolation, RandomErasing};
-use crate::decode::{Part, RgbImage};
+use crate::decode::pixels::{Part, RgbImage};
 use crate::error::Error;
 use crate::rng::KeyedRng;
 

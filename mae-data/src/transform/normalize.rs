@@ -1,6 +1,6 @@
 //! 8-bit pixels to normalised floats, and the horizontal flip.
 
-use crate::decode::RgbImage;
+use crate::decode::pixels::RgbImage;
 
 /// `(x / 255 - mean) / std` of each value of each channel, every step rounded to `f32` as in torchvision.
 pub struct Normalizer {

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 pub use super::coefficients::Filter;
 use super::coefficients::{BITS, Coefficients, needed};
-use crate::decode::{Part, RgbImage};
+use crate::decode::pixels::{Part, RgbImage};
 use crate::sys::{Rows, Taps};
 
 /// A rectangle of an image in pixels.

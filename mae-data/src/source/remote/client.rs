@@ -14,7 +14,6 @@ use object_store::{ClientOptions, GetOptions, ObjectMeta, ObjectStore, RetryConf
 use tokio::runtime::Runtime;
 use url::Url;
 
-use super::object::Object;
 use crate::error::Error;
 
 /// Without a byte for this long, a connection counts as lost.
@@ -102,14 +101,9 @@ impl Client {
         !self.is_http && (self.shown.ends_with('/') || self.key.as_ref().is_empty())
     }
 
-    /// The object of this address; `None` when there is none and it may be a folder.
-    pub(super) fn find(&self) -> Result<Option<Object>, Error> {
-        match self.wait(Object::find(self.clone()))? {
-            Ok(object) => Ok(Some(object)),
-            Err(object_store::Error::NotFound { .. }) if self.is_http => Err(self.missing()),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed(&error)),
-        }
+    /// Whether nothing but the object itself can be behind the address.
+    pub(super) fn is_http(&self) -> bool {
+        self.is_http
     }
 
     /// All objects below this address.
@@ -154,7 +148,7 @@ impl Client {
     }
 
     /// Waits for a request.
-    fn wait<F: Future>(&self, request: F) -> Result<F::Output, Error> {
+    pub(super) fn wait<F: Future>(&self, request: F) -> Result<F::Output, Error> {
         let runtime = runtime().map_err(|e| self.remote(e.to_string()))?;
         Ok(runtime.block_on(request))
     }

@@ -39,7 +39,7 @@ fn open_client(client: Client, options: &OpenOptions) -> Result<Opened, Error> {
     if client.is_folder() {
         return open_folder(client);
     }
-    match client.find()? {
+    match Object::find(&client)? {
         Some(object) => open_archive(client, object, options),
         None => open_folder(client),
     }

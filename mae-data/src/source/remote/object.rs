@@ -27,8 +27,18 @@ pub(super) struct Object {
 }
 
 impl Object {
+    /// The object of an address; `None` when there is none and it may be a folder.
+    pub(super) fn find(client: &Client) -> Result<Option<Self>, Error> {
+        match client.wait(Self::ask(client.clone()))? {
+            Ok(object) => Ok(Some(object)),
+            Err(object_store::Error::NotFound { .. }) if client.is_http() => Err(client.missing()),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(client.failed(&error)),
+        }
+    }
+
     /// Asks for the object itself: a signed address allows nothing but that.
-    pub(super) async fn find(client: Client) -> object_store::Result<Self> {
+    async fn ask(client: Client) -> object_store::Result<Self> {
         let result = client.store.get_opts(&client.key, GetOptions::default()).await?;
         let meta = result.meta.clone();
         let mut stream = result.into_stream();
