@@ -488,6 +488,12 @@ impl Hooks<Error> for TrainHooks<'_> {
             self.settled = true;
             self.run.set_timeout(self.timeouts.1)?;
         }
+        if report.batches.is_none() {
+            let loader = self.current.borrow();
+            if loader.dataset().is_whole() {
+                self.training.set_batches_per_epoch(loader.batches_per_epoch());
+            }
+        }
         // A full disk ends the run now, not at the next checkpoint.
         self.checkpoints.poll()?;
         let outcome = &report.outcome;

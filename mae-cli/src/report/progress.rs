@@ -276,12 +276,17 @@ pub struct Training {
 impl Training {
     /// How many batches an epoch has.
     pub fn set_batches_per_epoch(&mut self, batches: usize) {
-        self.batches_per_epoch = Some(batches);
+        // A bar without an end makes way for one that has it.
+        if self.batches_per_epoch.replace(batches).is_none()
+            && let Some(bar) = self.bar.take()
+        {
+            bar.finish_and_clear();
+        }
     }
 
     /// A batch is done.
     pub fn step(&mut self, step: &Step) {
-        if self.images == 0 && self.bar.is_none() {
+        if self.bar.is_none() {
             self.bar = match self.batches_per_epoch {
                 Some(batches) => self.progress.bar(batches as u64, "{prefix} [{bar:30}] {pos}/{len}  {msg}"),
                 None => self.progress.bar(0, "{prefix} [{spinner}] batch {pos}  {msg}"),

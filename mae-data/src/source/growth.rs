@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,6 +20,7 @@ use super::index::{Census, Sample};
 use super::open;
 use super::place::{Opened, Place};
 use super::{Extent, OpenOptions};
+use crate::decode::panic_message;
 use crate::error::Error;
 
 /// What is known of the data set by now.
@@ -72,7 +74,11 @@ impl Growing {
         let thread = std::thread::Builder::new()
             .name("mae-unpack".to_owned())
             .spawn(move || {
-                let result = filled.fill(&source, &addresses, &options);
+                let fill = || filled.fill(&source, &addresses, &options);
+                // Whoever waits must hear of the end, whatever it is.
+                let result = catch_unwind(AssertUnwindSafe(fill)).unwrap_or_else(|panic| {
+                    Err(Error::Internal { name: source.clone(), reason: panic_message(&*panic) })
+                });
                 filled.end_with(result);
             })
             .map_err(|error| Error::Internal {
@@ -88,6 +94,11 @@ impl Growing {
 
     pub(super) fn known(&self) -> usize {
         self.growth.lock().known
+    }
+
+    /// Whether all samples are known.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.growth.lock().end, Some(End::Whole))
     }
 
     pub(super) fn extent(&self) -> Result<Extent, Error> {

@@ -138,7 +138,9 @@ fn batches_come_before_the_archive_is_whole() {
     let mut seen = vec![epoch.next().unwrap().unwrap(), epoch.next().unwrap().unwrap()];
     assert!(seen.iter().all(|batch| batch.samples.iter().all(|&sample| sample < 18)));
     feed(18..40);
+    assert!(!loader.dataset().is_whole());
     growth.end_with(Ok(()));
+    assert!(loader.dataset().is_whole() && loader.batches_per_epoch() == 10);
     seen.extend(epoch.map(Result::unwrap));
     assert_eq!(seen.len(), 10);
     assert!(

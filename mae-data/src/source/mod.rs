@@ -234,6 +234,14 @@ impl Dataset {
         matches!(self.contents, Contents::Growing(_))
     }
 
+    /// Whether all its images are known.
+    pub fn is_whole(&self) -> bool {
+        match &self.contents {
+            Contents::Whole { .. } => true,
+            Contents::Growing(growing) => growing.is_whole(),
+        }
+    }
+
     /// How many samples there are.
     ///
     /// # Errors

@@ -84,9 +84,11 @@ fn batches_may_be_counted_after_the_first_epoch() {
         assert_eq!((training.epoch_name(), training.batch_in_epoch()), ("epoch 1/3".to_owned(), batch));
         assert!(training.text(&step).ends_with("ETA ?"), "{}", training.text(&step));
     }
+    // Once the archive is unpacked, the end is known.
+    training.set_batches_per_epoch(4);
+    assert!(training.text(&step).ends_with("ETA 0:00:00"), "{}", training.text(&step));
     training.end_epoch("train_loss 0.5000");
     assert!(sink.text().starts_with("epoch 1/3  train_loss 0.5000  "), "{}", sink.text());
-    training.set_batches_per_epoch(4);
     training.step(&step);
     assert_eq!((training.epoch_name(), training.batch_in_epoch()), ("epoch 2/3".to_owned(), 1));
 }
