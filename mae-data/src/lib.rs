@@ -22,7 +22,7 @@
 //! let loader = Loader::new(dataset, pipeline, options)?;
 //! for batch in loader.epoch(0, 0) {
 //!     let batch = batch?;
-//!     assert_eq!(batch.images.len(), batch.shape.iter().product());
+//!     assert_eq!(batch.images.len(), batch.shape.iter().product::<usize>());
 //! }
 //! # Ok(()) }
 //! ```
