@@ -58,7 +58,7 @@ pub fn bench_loader(plan: &Plan, limits: &BenchLimits) -> Result<String> {
     let dataset = data::open(plan, "dataset.train_data_sources", source, layout, &progress)?;
     let open = start.elapsed();
     let device = device::choose(plan, 0, &progress)?;
-    let loader = data::shuffled(plan, dataset, device, &SingleProcess)?;
+    let loader = data::shuffled(plan, dataset, None, device, &SingleProcess)?;
     let measured = measure(plan, &loader, limits, open, || interrupt.is_asked())?;
     Ok(if limits.json { to_json(&measured) } else { measured.to_text() })
 }

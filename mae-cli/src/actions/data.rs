@@ -115,10 +115,11 @@ pub(super) fn in_order(
     Ok(Loader::new(dataset, pipeline, options)?)
 }
 
-/// Shuffled, augmented batches for training.
+/// Shuffled, augmented batches for training; drawn from all images, or through a buffer of so many.
 pub(super) fn shuffled(
     plan: &Plan,
     dataset: Arc<Dataset>,
+    shuffle_buffer: Option<usize>,
     device: Device,
     ranks: &dyn Collective,
 ) -> Result<Loader> {
@@ -127,21 +128,13 @@ pub(super) fn shuffled(
         Stage::Pretrain => (Pipeline::pretrain(&augmentation)?, None),
         Stage::Finetune => (Pipeline::finetune(&augmentation)?, mixup(plan)),
     };
-    let options = LoaderOptions { shuffle: true, drop_last: true, mixup, ..options(plan, device, ranks) };
-    Ok(Loader::new(dataset, pipeline, options)?)
-}
-
-/// Augmented batches for a pretraining, shuffled through a buffer.
-pub(super) fn streamed(
-    plan: &Plan,
-    dataset: Arc<Dataset>,
-    device: Device,
-    ranks: &dyn Collective,
-) -> Result<Loader> {
-    let pipeline = Pipeline::pretrain(&augmentation(plan))?;
-    let shuffle_buffer = Some(plan.dataset.shuffle_buffer);
-    let options =
-        LoaderOptions { shuffle: true, shuffle_buffer, drop_last: true, ..options(plan, device, ranks) };
+    let options = LoaderOptions {
+        shuffle: true,
+        shuffle_buffer,
+        drop_last: true,
+        mixup,
+        ..options(plan, device, ranks)
+    };
     Ok(Loader::new(dataset, pipeline, options)?)
 }
 

@@ -74,14 +74,14 @@ impl<'p> TrainingData<'p> {
             }
         }
         let (current, later): (_, Option<OpenLater<'p>>) = if streamed {
-            let first = data::streamed(plan, train, device, &*group)?;
+            let first = data::shuffled(plan, train, Some(plan.dataset.shuffle_buffer), device, &*group)?;
             let open = move || {
                 let dataset = data::open(plan, TRAIN, source, layout, &progress)?;
-                data::shuffled(plan, dataset, device, &*group)
+                data::shuffled(plan, dataset, None, device, &*group)
             };
             (first, Some(Box::new(open)))
         } else {
-            (data::shuffled(plan, train, device, &*group)?, None)
+            (data::shuffled(plan, train, None, device, &*group)?, None)
         };
         Ok(Self {
             current: Rc::new(RefCell::new(current)),

@@ -222,13 +222,7 @@ impl Loader {
         let loader = Self { inner: Arc::new(inner) };
         if !growing && loader.batches_per_epoch() == 0 {
             let Inner { dataset, options, .. } = &*loader.inner;
-            return Err(Error::TooFewSamples {
-                path: dataset.source().to_owned(),
-                samples: dataset.len(),
-                needed: options.batch_size.saturating_mul(options.world_size),
-                batch_size: options.batch_size,
-                world_size: options.world_size,
-            });
+            return Err(plan::too_few(dataset.source(), dataset.len(), options));
         }
         Ok(loader)
     }

@@ -16,6 +16,17 @@ pub(super) enum Readiness {
     Failed(Error),
 }
 
+/// The error of a data set of `len` samples that does not fill a batch.
+pub(super) fn too_few(path: &str, len: usize, options: &LoaderOptions) -> Error {
+    Error::TooFewSamples {
+        path: path.to_owned(),
+        samples: len,
+        needed: options.batch_size.saturating_mul(options.world_size),
+        batch_size: options.batch_size,
+        world_size: options.world_size,
+    }
+}
+
 /// Batches of each rank in an epoch over `len` samples.
 pub(super) fn steps(len: usize, options: &LoaderOptions) -> usize {
     let global = options.batch_size.saturating_mul(options.world_size);

@@ -7,8 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::LoaderOptions;
-use super::plan::{BatchPlan, Readiness, steps};
-use crate::error::Error;
+use super::plan::{BatchPlan, Readiness, steps, too_few};
 use crate::rng::{KeyedRng, Purpose};
 use crate::source::{Dataset, Extent};
 
@@ -40,13 +39,7 @@ impl Stream {
         match self.dataset.extent() {
             Err(error) => Readiness::Failed(error),
             Ok(Extent::Whole(len)) => match steps(len, &self.options) {
-                0 => Readiness::Failed(Error::TooFewSamples {
-                    path: self.dataset.source().to_owned(),
-                    samples: len,
-                    needed: self.options.batch_size,
-                    batch_size: self.options.batch_size,
-                    world_size: 1,
-                }),
+                0 => Readiness::Failed(too_few(self.dataset.source(), len, &self.options)),
                 steps if step >= steps => Readiness::Over(steps),
                 _ => Readiness::Ready,
             },

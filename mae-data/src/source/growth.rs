@@ -140,19 +140,7 @@ impl super::Dataset {
         let growth = Arc::<Growth>::default();
         growth.begin(root, file);
         let growing = Growing { growth: Arc::clone(&growth), thread: None };
-        let contents = super::Contents::Growing(growing);
-        let (labels, classes) = (Vec::new(), Vec::new());
-        (
-            Self {
-                source: root.to_owned(),
-                contents,
-                labels,
-                classes,
-                digest: String::new(),
-                notes: Vec::new(),
-            },
-            growth,
-        )
+        (Self::of_growing(root, growing, Vec::new()), growth)
     }
 }
 
@@ -255,9 +243,12 @@ impl Growth {
     }
 }
 
-/// Samples of one source in the order in which they lie there. Of those without a byte, only the names tell it.
+/// Samples source by source, in the order in which they lie there. Of those without a byte, only the names tell it.
 pub(super) fn in_archive_order(mut samples: Vec<Sample>) -> impl Iterator<Item = Sample> {
-    samples.sort_by(|a, b| (a.offset, a.size > 0, &a.name).cmp(&(b.offset, b.size > 0, &b.name)));
+    let has_bytes = |sample: &Sample| sample.size > 0;
+    samples.sort_by(|a, b| {
+        (a.part, a.offset, has_bytes(a), &a.name).cmp(&(b.part, b.offset, has_bytes(b), &b.name))
+    });
     samples.into_iter()
 }
 

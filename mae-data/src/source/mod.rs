@@ -158,12 +158,8 @@ impl Dataset {
         let (addresses, notes) = addresses(source)?;
         let opened = open::open_all(source, &addresses, options)?;
         let mut dataset = Self::from_parts(source, opened, notes, Layout::Flat)?;
-        if let Contents::Whole { parts, samples } = &mut dataset.contents {
-            let mut by_part: Vec<Vec<Sample>> = parts.iter().map(|_| Vec::new()).collect();
-            for sample in std::mem::take(samples) {
-                by_part[sample.part as usize].push(sample);
-            }
-            samples.extend(by_part.into_iter().flat_map(in_archive_order));
+        if let Contents::Whole { samples, .. } = &mut dataset.contents {
+            *samples = in_archive_order(std::mem::take(samples)).collect();
         }
         Ok(dataset)
     }
@@ -177,15 +173,18 @@ impl Dataset {
     /// reads it. An archive in which a name comes twice is one of them.
     pub fn open_growing(source: &str, options: &OpenOptions) -> Result<Self, Error> {
         let (addresses, notes) = addresses(source)?;
-        let growing = Growing::start(source, addresses, options)?;
-        Ok(Self {
+        Ok(Self::of_growing(source, Growing::start(source, addresses, options)?, notes))
+    }
+
+    fn of_growing(source: &str, growing: Growing, notes: Vec<String>) -> Self {
+        Self {
             source: source.to_owned(),
             contents: Contents::Growing(growing),
             labels: Vec::new(),
             classes: Vec::new(),
             digest: String::new(),
             notes,
-        })
+        }
     }
 
     fn from_parts(
